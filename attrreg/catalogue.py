@@ -1,0 +1,298 @@
+"""Everything that can be named in an experiment: datasets, models, methods and their parts.
+
+Torch-free. An entry says what a thing is and where its code lies ("module:attribute"); the code is
+imported when it is used.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module, resources
+from typing import Any, Literal
+
+from attrreg import parameters as part
+from attrreg.parameters import Composition
+
+__all__ = [
+    "CONTROLS",
+    "DATASETS",
+    "MODELS",
+    "PRESETS",
+    "Dataset",
+    "Model",
+    "Preset",
+    "dataset",
+    "implement",
+    "label",
+    "load",
+    "method_names",
+    "model",
+    "nearest",
+    "override",
+    "preset",
+    "timm_names",
+]
+
+Modality = Literal["image"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: what it is, how large, and the function that returns its arrays."""
+
+    title: str
+    modality: Modality
+    classes: int
+    pool: int  # training samples from which subsets are drawn
+    validation: int
+    test: int
+    shape: tuple[int, int, int]  # channels, height, width
+    source: str
+    licence: str
+    implementation: str
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(
+        title="handwritten digits",
+        modality="image",
+        classes=10,
+        pool=1077,
+        validation=360,
+        test=360,
+        shape=(1, 8, 8),
+        source="UCI optical recognition of handwritten digits, as shipped inside scikit-learn",
+        licence="CC BY 4.0",
+        implementation="attrreg.data.sources:digits",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model: the timm name it is made of, the modality it takes, and options for timm."""
+
+    title: str
+    modality: Modality
+    timm: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, Model] = {
+    "resnet10-narrow": Model(
+        title="timm ResNet of 4 basic blocks, 16 to 128 channels",
+        modality="image",
+        timm="resnet18",
+        options={"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)},
+    )
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method with a name of its own, and what may honestly be said about it."""
+
+    title: str
+    status: Literal["baseline", "published algorithm", "variant", "reconstruction"]
+    source: str
+    composition: Composition
+
+
+_RELDROP = "Gururaj et al., arXiv 2505.21595 (abstract and code)"
+_SGT = "Ismail et al., NeurIPS 2021, arXiv 2111.14338, algorithm 1"
+
+# The paper's equation and what deviates from its code stand in `attrreg.method`.
+PRESETS: dict[str, Preset] = {
+    "baseline": Preset("Baseline", "baseline", "cross-entropy", Composition()),
+    "random-erasing": Preset(
+        "Random erasing",
+        "baseline",
+        "Zhong et al., AAAI 2020, with RelDrop's areas and fill",
+        Composition(
+            attribution=part.Uniform(),
+            perturbation=part.Block(),
+            objective=part.CrossEntropy(on="perturbed"),
+        ),
+    ),
+    "reldrop-pixel": Preset(
+        "RelDrop pixel",
+        "published algorithm",
+        _RELDROP,
+        Composition(
+            attribution=part.LRP(),
+            perturbation=part.Drop(),
+            objective=part.CrossEntropy(on="perturbed"),
+        ),
+    ),
+    "reldrop-block": Preset(
+        "RelDrop block",
+        "published algorithm",
+        _RELDROP,
+        Composition(
+            attribution=part.LRP(),
+            perturbation=part.Block(centres=1),
+            objective=part.CrossEntropy(on="perturbed"),
+        ),
+    ),
+    "reldrop-patch": Preset(
+        "RelDrop patch",
+        "published algorithm",
+        _RELDROP,
+        Composition(
+            attribution=part.LRP(),
+            perturbation=part.Block(patches=5, centres=5),
+            objective=part.CrossEntropy(on="perturbed"),
+        ),
+    ),
+    "sgt": Preset(
+        "Saliency Guided Training",
+        "published algorithm",
+        _SGT,
+        Composition(
+            attribution=part.Gradient(output="log-probability"),
+            perturbation=part.ReplaceLowest(fraction=0.5, fill="range"),
+            objective=part.Consistency(weight=1.0),
+        ),
+    ),
+    "sgt-shared": Preset(
+        "Saliency Guided Training, shared pass",
+        "variant",
+        f"{_SGT}; the map comes from the training pass",
+        Composition(
+            attribution=part.Gradient(output="log-probability", forward_pass="training"),
+            perturbation=part.ReplaceLowest(fraction=0.5, fill="range"),
+            objective=part.Consistency(weight=1.0),
+        ),
+    ),
+    "challenger": Preset(
+        "Challenger",
+        "reconstruction",
+        "Tomani and Cremers, arXiv 2205.15094 (abstract only; everything else is our choice)",
+        Composition(
+            attribution=part.LRP(),
+            perturbation=part.Scale(p=0.5, strength=2.0, mode="attenuate"),
+            objective=part.Mixture(perturbed_share=1.0),
+        ),
+    ),
+}
+
+CONTROLS: dict[str, type[part.Swapped | part.Scrambled]] = {
+    "swapped": part.Swapped,
+    "scrambled": part.Scrambled,
+}
+_CONTROL_TITLES = {"swapped": "swapped map", "scrambled": "scrambled map"}
+
+
+def method_names() -> list[str]:
+    """Return every preset, and every "<preset>/<control>" of the presets that look at the model."""
+    guided = [name for name, entry in PRESETS.items() if _is_guided(entry.composition)]
+    return [*PRESETS, *(f"{name}/{control}" for name in guided for control in CONTROLS)]
+
+
+def preset(name: str) -> Composition:
+    """Return the composition of a preset, or of "<preset>/<control>".
+
+    Raises
+    ------
+    KeyError
+        No such name; the message lists what is known and the nearest match.
+    """
+    base, _, control = name.partition("/")
+    if name not in method_names():
+        raise KeyError(unknown("method", name, method_names()))
+    composition = PRESETS[base].composition
+    if not control or composition.attribution is None:
+        return composition
+    return composition.model_copy(
+        update={"attribution": CONTROLS[control](of=composition.attribution)}
+    )
+
+
+def label(name: str) -> str:
+    """Return how a method is shown to a reader; a reconstruction is always called one."""
+    base, _, control = name.partition("/")
+    if base not in PRESETS:
+        return name
+    entry = PRESETS[base]
+    marks = [" (reconstruction)"] if entry.status == "reconstruction" else []
+    if control:
+        marks.append(f", {_CONTROL_TITLES[control]} (control)")
+    return entry.title + "".join(marks)
+
+
+def dataset(name: str) -> Dataset:
+    """Return a dataset by name; KeyError with what is known if there is none."""
+    if name not in DATASETS:
+        raise KeyError(unknown("dataset", name, DATASETS))
+    return DATASETS[name]
+
+
+def model(name: str) -> Model:
+    """Return a model by our name or by timm's; KeyError with the nearest match if there is none."""
+    if name in MODELS:
+        return MODELS[name]
+    if name not in timm_names():
+        raise KeyError(unknown("model", name, [*MODELS, *timm_names()]))
+    return Model(title=f"timm {name}", modality="image", timm=name)
+
+
+@cache
+def timm_names() -> tuple[str, ...]:
+    """Return the names of all architectures in the pinned timm, sorted."""
+    return tuple(resources.files("attrreg").joinpath("timm_names.txt").read_text().split())
+
+
+def load(path: str) -> Any:
+    """Import what "module:attribute" names."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def override(composition: Composition, changes: dict[str, Any]) -> Composition:
+    """Return a composition with parts replaced, or with parameters of its parts replaced.
+
+    Parameters
+    ----------
+    composition
+        What to start from.
+    changes
+        By kind of part (attribution, perturbation, objective): a part, its name, or a dict. A dict
+        without a name, or with the name that is there, changes the parameters of that part.
+    """
+    current: dict[str, Any] = dict(composition)
+    for kind, change in changes.items():
+        known = current.get(kind)
+        same = isinstance(change, dict) and known is not None
+        if same and change.get("name", known.name) == known.name:
+            change = known.model_dump() | change  # noqa: PLW2901
+        current[kind] = change
+    return Composition.model_validate(current)
+
+
+@cache
+def implement(described: part.Part) -> Any:
+    """Return the working part with these parameters: an object that can be called."""
+    implementation = load(described.implementation)
+    if isinstance(described, implementation):
+        return described
+    return implementation(**dict(described))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a reader most likely meant, or None."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that a name is not known, what is, and what was probably meant."""
+    names = list(known)
+    match = nearest(name, names)
+    shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+    hint = f"; did you mean {match!r}?" if match else ""
+    return f"unknown {kind} {name!r}: known are {shown}{hint}"
+
+
+def _is_guided(composition: Composition) -> bool:
+    return composition.attribution is not None and composition.attribution.name != "uniform"

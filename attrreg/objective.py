@@ -1,0 +1,86 @@
+"""Objectives: what is minimised, given the clean and the perturbed batch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attrreg import parameters
+
+__all__ = ["Consistency", "CrossEntropy", "Loss", "Mixture"]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class Loss(NamedTuple):
+    """What to minimise, and what it is made of.
+
+    ``total`` is a 0-d tensor with a graph; ``parts`` are detached 0-d tensors, to be summed up and
+    looked at later. ``accuracy`` among them is of the batch whose logits entered the loss first.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class CrossEntropy(parameters.CrossEntropy):
+    """Cross-entropy on one of the two batches."""
+
+    def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
+        """Return the loss; `perturbed` is None where there is no perturbation."""
+        logits = forward(_given(perturbed) if self.on == "perturbed" else x)
+        loss = F.cross_entropy(logits, y)
+        return Loss(loss, {"accuracy": _accuracy(logits, y)})
+
+
+class Consistency(parameters.Consistency):
+    """Cross-entropy on x plus weight · KL(f(x) ‖ f(x̃)) (Ismail et al., arXiv 2111.14338, eq. 1)."""
+
+    def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
+        """Return the loss; `perturbed` is None where there is no perturbation."""
+        perturbed = _given(perturbed)
+        if self.passes == "concatenated":
+            clean_logits, perturbed_logits = forward(torch.cat([x, perturbed])).chunk(2)
+        else:
+            clean_logits, perturbed_logits = forward(x), forward(perturbed)
+        entropy = F.cross_entropy(clean_logits, y)
+        clean = clean_logits.detach() if self.detach_clean else clean_logits
+        divergence = F.kl_div(
+            perturbed_logits.log_softmax(1),
+            clean.log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        parts = {
+            "accuracy": _accuracy(clean_logits, y),
+            "cross_entropy": entropy.detach(),
+            "divergence": divergence.detach(),
+        }
+        return Loss(entropy + self.weight * divergence, parts)
+
+
+class Mixture(parameters.Mixture):
+    """(1 − q) · cross-entropy on x + q · cross-entropy on x′; a share of 0 makes no pass."""
+
+    def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
+        """Return the loss; `perturbed` is None where there is no perturbation."""
+        share = self.perturbed_share
+        weighted = [
+            (weight, forward(batch))
+            for weight, batch in ((1 - share, x), (share, _given(perturbed)))
+            if weight > 0
+        ]
+        losses = [weight * F.cross_entropy(logits, y) for weight, logits in weighted]
+        return Loss(torch.stack(losses).sum(), {"accuracy": _accuracy(weighted[0][1], y)})
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.detach().argmax(1) == y).float().mean()
+
+
+def _given(perturbed: Tensor | None) -> Tensor:
+    if perturbed is None:
+        raise ValueError("this objective needs a perturbed batch: give the method a perturbation")
+    return perturbed

@@ -1,0 +1,296 @@
+"""The parameters of every part of a method, validated and torch-free.
+
+A part is declared here, with its ranges and defaults, and made to work where `implementation`
+points: the class there inherits these parameters and adds ``__call__``. So an experiment file is
+checked without importing torch, and a part built in Python is checked in just the same way.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "LRP",
+    "Attribution",
+    "Block",
+    "Composition",
+    "Consistency",
+    "Control",
+    "CrossEntropy",
+    "Drop",
+    "Gradient",
+    "GradientTimesInput",
+    "Mixture",
+    "Objective",
+    "Part",
+    "Perturbation",
+    "ReplaceLowest",
+    "Scale",
+    "Scrambled",
+    "Swapped",
+    "Uniform",
+]
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Fill = Literal["mean", "zero", "noise", "range", "blur", "other"]
+Coin = Literal["sample", "batch"]
+RuleName = Literal["lrp-0", "epsilon", "epsilon-plus", "epsilon-plus-flat"]
+
+
+class Part(BaseModel):
+    """What every part is: named, frozen, and strict about its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    implementation: ClassVar[str]
+    name: str
+
+
+def _part(value: Any) -> Any:
+    """Let a part with nothing but defaults be given by its name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Explained(Part):
+    """The switches of every attribution that explains an output of the model.
+
+    ``explained``: the label, the predicted class, a random class, or the label's logit minus the
+    strongest other. ``output``: its logit or its log-probability. ``sign``: the map as it is, its
+    positive part, or its magnitude. ``channels``: summed, or magnitudes summed.
+    """
+
+    explained: Literal["label", "prediction", "random", "margin"] = "label"
+    output: Literal["logit", "log-probability"] = "logit"
+    sign: Literal["signed", "positive", "absolute"] = "signed"
+    channels: Literal["sum", "absolute-sum"] = "sum"
+
+
+class Uniform(Part):
+    """No attribution: an independent U(0, 1) value per feature."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:Uniform"
+    name: Literal["uniform"] = "uniform"
+
+
+class Gradient(Explained):
+    """The derivative of the explained output by the input.
+
+    ``forward_pass``: ``evaluation`` makes a pass of its own in evaluation mode; ``training`` uses
+    the clean training-mode pass that the objective needs as well.
+    """
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:Gradient"
+    name: Literal["gradient"] = "gradient"
+    forward_pass: Literal["evaluation", "training"] = "evaluation"
+
+
+class GradientTimesInput(Explained):
+    """The derivative times the input."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:GradientTimesInput"
+    name: Literal["gradient-x-input"] = "gradient-x-input"
+
+
+class LRP(Explained):
+    """Layer-wise relevance propagation under a rule of `attrreg.attribution.rules`."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:LRP"
+    name: Literal["lrp"] = "lrp"
+    rule: RuleName = "epsilon-plus-flat"
+
+
+class Control(Part):
+    """What every control is: an attribution (``of``) whose maps are made uninformative."""
+
+    of: "Attribution"
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _names_are_parts(cls, value: Any) -> Any:
+        return _part(value)
+
+
+class Swapped(Control):
+    """Control: every sample gets the map of another sample of the batch."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:Swapped"
+    name: Literal["swapped"] = "swapped"
+
+
+class Scrambled(Control):
+    """Control: the values of each map are permuted over its features."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:Scrambled"
+    name: Literal["scrambled"] = "scrambled"
+
+
+Attribution = Annotated[
+    Uniform | Gradient | GradientTimesInput | LRP | Swapped | Scrambled, Field(discriminator="name")
+]
+
+
+class Masking(Part):
+    """What perturbations that erase features have in common.
+
+    ``fill``: the batch's channel mean, zero, Gaussian noise of the batch's channel mean and
+    deviation, uniform in the sample's own range, a blurred copy, or the pixels of another sample;
+    all in the space the model sees. ``coin``: whether to act is tossed per sample or per batch.
+    """
+
+    p: Probability
+    fill: Fill = "mean"
+    coin: Coin = "sample"
+
+
+class Drop(Masking):
+    """RelDrop, pixel and points form: drop a feature iff α·U + (1−α)·R̂ ≥ 1−β.
+
+    ``normalisation``: R̂ is the map scaled to [0, 1] per sample, or the rank of its values there.
+    ``rate`` with ranks: exactly that share of features is dropped, those with the largest score.
+    """
+
+    implementation: ClassVar[str] = "attrreg.perturbation:Drop"
+    name: Literal["drop"] = "drop"
+    p: Probability = 0.3
+    alpha: Probability = 0.3
+    beta: Probability = 0.5
+    normalisation: Literal["min-max", "rank"] = "min-max"
+    rate: Share | None = None
+
+    @model_validator(mode="after")
+    def _rate_needs_ranks(self) -> "Drop":
+        if self.rate is not None and self.normalisation != "rank":
+            raise ValueError("'rate' needs normalisation: rank; remove one or set the other")
+        return self
+
+
+class Block(Masking):
+    """RelDrop, block and patch form: erase boxes centred on features among the most relevant.
+
+    ``patches`` boxes are centred on distinct features drawn from the ``centres`` most relevant.
+    Together they take a share of the features uniform in ``area``, their aspect is log-uniform in
+    ``aspect`` (height ÷ width; unused on one axis). ``placement``: shifted inside the input, so
+    that the area does not depend on the centre, or clipped at the border as published.
+    """
+
+    implementation: ClassVar[str] = "attrreg.perturbation:Block"
+    name: Literal["block"] = "block"
+    p: Probability = 0.5
+    centres: Count = 1
+    patches: Count = 1
+    area: tuple[Share, Share] = (0.02, 0.4)
+    aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
+    placement: Literal["inside", "clipped"] = "inside"
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> "Block":
+        for key in ("area", "aspect"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key!r} must be a range [low, high], found [{low}, {high}]")
+        if self.patches > self.centres:
+            raise ValueError(
+                f"{self.patches} patches need as many distinct centres, found centres: "
+                f"{self.centres}; raise centres or lower patches"
+            )
+        return self
+
+
+class ReplaceLowest(Masking):
+    """Saliency Guided Training: replace the given share of features, lowest values first."""
+
+    implementation: ClassVar[str] = "attrreg.perturbation:ReplaceLowest"
+    name: Literal["replace-lowest"] = "replace-lowest"
+    p: Probability = 1.0
+    fraction: Share = 0.5
+    fill: Fill = "range"
+
+
+class Scale(Part):
+    """Challenger, reconstructed: x′ = x + s·g(r, x) with s ~ U(0, s_max) per sample.
+
+    r is the map's positive part (``relevance: positive``) or the signed map, divided by its largest
+    magnitude in the sample; g is −r·x (attenuate), −r (reverse), +r (amplify) or r·ε with Gaussian
+    ε (noise).
+    """
+
+    implementation: ClassVar[str] = "attrreg.perturbation:Scale"
+    name: Literal["scale"] = "scale"
+    p: Probability = 0.5
+    strength: NonNegative = 2.0
+    mode: Literal["attenuate", "reverse", "amplify", "noise"] = "attenuate"
+    relevance: Literal["positive", "signed"] = "positive"
+    coin: Coin = "sample"
+
+
+Perturbation = Annotated[Drop | Block | ReplaceLowest | Scale, Field(discriminator="name")]
+
+
+class CrossEntropy(Part):
+    """Cross-entropy on the clean or on the perturbed batch."""
+
+    implementation: ClassVar[str] = "attrreg.objective:CrossEntropy"
+    name: Literal["cross-entropy"] = "cross-entropy"
+    on: Literal["clean", "perturbed"] = "clean"
+
+
+class Consistency(Part):
+    """Cross-entropy on x plus ``weight`` · KL(f(x) ‖ f(x̃)).
+
+    ``detach_clean`` keeps the divergence from changing the clean prediction. ``passes``: clean and
+    perturbed batch one after the other, or concatenated in one pass.
+    """
+
+    implementation: ClassVar[str] = "attrreg.objective:Consistency"
+    name: Literal["consistency"] = "consistency"
+    weight: NonNegative = 1.0
+    detach_clean: bool = False
+    passes: Literal["separate", "concatenated"] = "separate"
+
+
+class Mixture(Part):
+    """(1 − q) · cross-entropy on x + q · cross-entropy on x′, q = ``perturbed_share``."""
+
+    implementation: ClassVar[str] = "attrreg.objective:Mixture"
+    name: Literal["mixture"] = "mixture"
+    perturbed_share: Probability = 1.0
+
+
+Objective = Annotated[CrossEntropy | Consistency | Mixture, Field(discriminator="name")]
+
+
+class Composition(BaseModel):
+    """A method as data: attribution ▸ perturbation ▸ objective."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    attribution: Attribution | None = None
+    perturbation: Perturbation | None = None
+    objective: Objective = CrossEntropy()
+
+    @field_validator("attribution", "perturbation", "objective", mode="before")
+    @classmethod
+    def _names_are_parts(cls, value: Any) -> Any:
+        return _part(value)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Composition":
+        if self.perturbation is not None and self.attribution is None:
+            raise ValueError(
+                f"perturbation {self.perturbation.name!r} needs an attribution to act on: "
+                "give one, or 'uniform' for none"
+            )
+        needs = getattr(self.objective, "on", "perturbed") == "perturbed"
+        if needs and self.perturbation is None:
+            raise ValueError(
+                f"objective {self.objective.name!r} needs a perturbed input: give a perturbation, "
+                "or use {name: cross-entropy, on: clean}"
+            )
+        if not needs and self.perturbation is not None:
+            raise ValueError(
+                f"perturbation {self.perturbation.name!r} has no effect on cross-entropy on the "
+                "clean batch: set {name: cross-entropy, on: perturbed} or remove it"
+            )
+        return self
