@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attrreg import parameters as part
-from attrreg.parameters import Composition
+from attrreg.parameters import Composition, Modality
 
 __all__ = [
     "CONTROLS",
@@ -27,14 +27,13 @@ __all__ = [
     "label",
     "load",
     "method_names",
+    "modalities",
     "model",
     "nearest",
     "override",
     "preset",
     "timm_names",
 ]
-
-Modality = Literal["image"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class Model:
     modality: Modality
     timm: str
     options: dict[str, Any] = field(default_factory=dict)
+    step_seconds: float = 0.5  # a plain step of 32 samples on one core, roughly: sizes shards
 
 
 MODELS: dict[str, Model] = {
@@ -85,6 +85,7 @@ MODELS: dict[str, Model] = {
         modality="image",
         timm="resnet18",
         options={"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)},
+        step_seconds=0.008,
     )
 }
 
@@ -243,6 +244,16 @@ def timm_names() -> tuple[str, ...]:
     return tuple(resources.files("attrreg").joinpath("timm_names.txt").read_text().split())
 
 
+def modalities(composition: Composition) -> tuple[Modality, ...]:
+    """Return the modalities that every part of a method is defined for."""
+    parts = (composition.attribution, composition.perturbation, composition.objective)
+    return tuple(
+        modality
+        for modality in get_args(Modality)
+        if all(modality in each.modalities for each in parts if each is not None)
+    )
+
+
 def load(path: str) -> Any:
     """Import what "module:attribute" names."""
     module, _, attribute = path.partition(":")
@@ -263,9 +274,9 @@ def override(composition: Composition, changes: dict[str, Any]) -> Composition:
     current: dict[str, Any] = dict(composition)
     for kind, change in changes.items():
         known = current.get(kind)
-        same = isinstance(change, dict) and known is not None
-        if same and change.get("name", known.name) == known.name:
-            change = known.model_dump() | change  # noqa: PLW2901
+        own = {} if known is None else known.model_dump()
+        if isinstance(change, dict) and change.get("name", own.get("name")) == own.get("name"):
+            change = own | change  # noqa: PLW2901
         current[kind] = change
     return Composition.model_validate(current)
 

@@ -5,7 +5,7 @@ points: the class there inherits these parameters and adds ``__call__``. So an e
 checked without importing torch, and a part built in Python is checked in just the same way.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,6 +21,7 @@ __all__ = [
     "Gradient",
     "GradientTimesInput",
     "Mixture",
+    "Modality",
     "Objective",
     "Part",
     "Perturbation",
@@ -31,6 +32,7 @@ __all__ = [
     "Uniform",
 ]
 
+Modality = Literal["image", "text", "series", "points"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -46,6 +48,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     implementation: ClassVar[str]
+    modalities: ClassVar[tuple[Modality, ...]] = get_args(Modality)
     name: str
 
 
@@ -132,6 +135,10 @@ Attribution = Annotated[
 ]
 
 
+for _control in (Control, Swapped, Scrambled):  # they name Attribution before it exists
+    _control.model_rebuild()
+
+
 class Masking(Part):
     """What perturbations that erase features have in common.
 
@@ -177,6 +184,7 @@ class Block(Masking):
     """
 
     implementation: ClassVar[str] = "attrreg.perturbation:Block"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image", "text", "series")
     name: Literal["block"] = "block"
     p: Probability = 0.5
     centres: Count = 1

@@ -1,6 +1,6 @@
 """Perturbations: what is done to the input, given relevance on its feature axes.
 
-Each part maps (x, relevance) to `Perturbed`, whose x̃ is shaped like x and detached from every graph.
+Each part maps (x, relevance) to `Perturbed`, whose x̃ is like x and detached from every graph.
 Everything is computed for the whole batch at once, with shapes that do not depend on the data.
 """
 
@@ -52,19 +52,26 @@ class Drop(parameters.Drop):
         axes: tuple[int, ...] | None = None,
         own: Tensor | None = None,
     ) -> Perturbed:
-        """Return x with features dropped in all channels; relevance is (n, *features)."""
+        """Return x with features dropped in all channels; relevance is (n, *features).
+
+        `own` is the sample's own map where `relevance` is a control's: as many features are dropped
+        as the own map would have made it, those with the largest score under the control's.
+        """
         coin = _coin(self.coin, self.p, x, generator)
         noise = _uniform(relevance.shape, x, generator)
-        values = (
-            _unit_range(relevance) if self.normalisation == "min-max" else _unit_rank(relevance)
-        )
-        score = self.alpha * noise + (1 - self.alpha) * values
-        if self.rate is None:
+        score = self._score(relevance, noise)
+        if self.rate is not None:
+            mask = rank(-score) < round(self.rate * score[0].numel())
+        elif own is None:
             mask = score >= 1 - self.beta
         else:
-            count = round(self.rate * score[0].numel())
-            mask = rank(-score) < count
+            dropped = (self._score(own, noise) >= 1 - self.beta).flatten(1).sum(1)
+            mask = rank(-score) < dropped.view(-1, *[1] * (score.ndim - 1))
         return _erase(x, _toss(mask, coin), self.fill, axes, generator)
+
+    def _score(self, relevance: Tensor, noise: Tensor) -> Tensor:
+        unit = _unit_range if self.normalisation == "min-max" else _unit_rank
+        return self.alpha * noise + (1 - self.alpha) * unit(relevance)
 
 
 class Block(parameters.Block):

@@ -1,0 +1,1 @@
+"""What a trained model can do: calibration, occlusion, and the scores of a run."""

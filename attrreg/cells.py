@@ -1,0 +1,97 @@
+"""The words of the grid: a cell is a point without its seed, a run is a cell and a seed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from attrreg import catalogue
+from attrreg.files import path_name
+from attrreg.parameters import Composition, Control, Part
+from attrreg.provenance import digest, source_digest
+from attrreg.recipe import Recipe
+
+__all__ = ["Run", "part_modules"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training: what is trained on what, resolved to the last parameter.
+
+    Parameters
+    ----------
+    dataset, model, method, train_size, seed
+        Its place in the grid.
+    base, options
+        The model of the catalogue that `model` is made of, and its options.
+    composition
+        The parts of the method.
+    recipe
+        Everything else about the training.
+    """
+
+    dataset: str
+    model: str
+    method: str
+    train_size: int
+    seed: int
+    base: str
+    options: dict[str, Any]
+    composition: Composition
+    recipe: Recipe
+
+    @property
+    def key(self) -> dict[str, str | int]:
+        """The run's place in the grid, as the first columns of every table."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "method": self.method,
+            "train_size": self.train_size,
+            "seed": self.seed,
+        }
+
+    @property
+    def path(self) -> Path:
+        """Where it lies below ``runs`` and ``scores``."""
+        names = (path_name(name) for name in (self.dataset, self.model, self.method))
+        return Path(*names, f"n{self.train_size}", f"s{self.seed}")
+
+    @property
+    def name(self) -> str:
+        """The run in one line."""
+        return f"{self.dataset} {self.model} {self.method} n={self.train_size} seed={self.seed}"
+
+    @cached_property
+    def intent(self) -> str:
+        """The digest of all that decides the weights and is known before data are prepared."""
+        model = catalogue.model(self.base)
+        return digest(
+            {
+                "dataset": self.dataset,
+                "model": [model.timm, model.options, self.options],
+                "method": self.composition.model_dump(mode="json"),
+                "train_size": self.train_size,
+                "seed": self.seed,
+                "recipe": self.recipe.model_dump(mode="json"),
+                "source": source_digest("attrreg.training.runs", *part_modules(self.composition)),
+                "torch": version("torch"),
+                "timm": version("timm"),
+            }
+        )
+
+    def scores_intent(self, protocol: dict[str, Any]) -> str:
+        """Return the digest of how the run is evaluated; its training is not in it."""
+        source = source_digest("attrreg.evaluation.scores", *part_modules(self.composition))
+        return digest([protocol, source])
+
+
+def part_modules(composition: Composition) -> tuple[str, ...]:
+    """Return where the code of a method's parts lies."""
+    parts: list[Part | None] = [composition.perturbation, composition.objective]
+    attribution = composition.attribution
+    while attribution is not None:
+        parts.append(attribution)
+        attribution = attribution.of if isinstance(attribution, Control) else None
+    return tuple(sorted({part.implementation for part in parts if part is not None}))

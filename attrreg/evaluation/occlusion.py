@@ -1,0 +1,117 @@
+"""Occlusion robustness: accuracy while more and more of the input is replaced."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attrreg.evaluation.predict import predict
+from attrreg.features import over_channels, resolve_axes
+from attrreg.perturbation import fill_values, rank
+
+__all__ = ["Curve", "area_under", "curve", "most_relevant_first", "random_block", "random_pixels"]
+
+FRACTIONS = tuple(tenth / 10 for tenth in range(10))
+
+
+class Curve(NamedTuple):
+    """Accuracy (fractions,) after replacing each share of the features, and the area under it.
+
+    The area is divided by the range of the fractions, so that it is a mean accuracy.
+    """
+
+    fractions: Tensor
+    accuracy: Tensor
+    area: Tensor
+
+
+def curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    order: Tensor,
+    fill: str = "mean",
+    fractions: Sequence[float] = FRACTIONS,
+    generator: torch.Generator | None = None,
+    axes: tuple[int, ...] | None = None,
+) -> Curve:
+    """Return accuracy while features are replaced, those of smallest order first.
+
+    Parameters
+    ----------
+    model
+        Maps x to logits; it is left as it is.
+    x, y
+        Inputs (n, …) and labels (n,) int64.
+    order
+        (n, *features) int64: the place of each feature in its sample, 0 is replaced first.
+    fill
+        What takes their place; see `attrreg.perturbation.fill_values`.
+    fractions
+        Shares of the features, ascending; each is rounded to whole features.
+    generator
+        Randomness of the fill.
+    axes
+        Feature axes of x; None: all after the channel axis 1.
+
+    Returns
+    -------
+    Curve
+        On the CPU, float64.
+
+    Raises
+    ------
+    ValueError
+        `order` does not fit x.
+    """
+    axes = resolve_axes(x, axes)
+    features = tuple(x.shape[axis] for axis in axes)
+    if order.shape != (len(x), *features):
+        raise ValueError(f"order has shape {tuple(order.shape)}, expected {(len(x), *features)}")
+    filled = fill_values(fill, x, axes, generator)
+    count = order[0].numel()
+    hits = []
+    for fraction in fractions:
+        mask = over_channels(order < round(fraction * count), x, axes)
+        logits = predict(model, torch.where(mask, filled, x))
+        hits.append((logits.argmax(1) == y).double().mean())
+    accuracy = torch.stack(hits).cpu()
+    places = torch.tensor(tuple(fractions), dtype=torch.float64)
+    return Curve(places, accuracy, area_under(places, accuracy))
+
+
+def area_under(fractions: Tensor, values: Tensor) -> Tensor:
+    """Return the trapezoidal area divided by the range, (): the mean height of the curve."""
+    return torch.trapezoid(values, fractions) / (fractions[-1] - fractions[0])
+
+
+def random_pixels(x: Tensor, generator: torch.Generator, axes: tuple[int, ...]) -> Tensor:
+    """Return an order that is random in every sample."""
+    shape = (len(x), *(x.shape[axis] for axis in axes))
+    return rank(torch.rand(shape, generator=generator, device=x.device))
+
+
+def random_block(x: Tensor, generator: torch.Generator, axes: tuple[int, ...]) -> Tensor:
+    """Return an order that grows a box from a random feature in every sample.
+
+    The order is by the largest distance on any axis, as a share of that axis; ties are random.
+    """
+    sizes = [x.shape[axis] for axis in axes]
+    shape = (len(x), *sizes)
+    centres = torch.rand((len(x), len(sizes)), generator=generator, device=x.device)
+    distance = torch.zeros(shape, device=x.device)
+    for axis, size in enumerate(sizes):
+        place = (torch.arange(size, device=x.device) + 0.5) / size
+        along = (place - (centres[:, axis, None] * size).floor().add(0.5) / size).abs()
+        spread = [len(x), *(size if each == axis else 1 for each in range(len(sizes)))]
+        distance = torch.maximum(distance, along.view(spread))
+    smallest_step = 1 / max(sizes)
+    ties = torch.rand(shape, generator=generator, device=x.device) * smallest_step / 4
+    return rank(distance + ties)
+
+
+def most_relevant_first(relevance: Tensor) -> Tensor:
+    """Return the order of descending relevance, (n, *features)."""
+    return rank(-relevance)

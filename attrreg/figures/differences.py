@@ -1,0 +1,315 @@
+"""Differences between methods: a forest plot with interval, corrected p and verdict."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attrreg.figures.gaps import failure_notes
+from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, wrap
+from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
+
+__all__ = ["METRICS", "MetricLabel", "differences"]
+
+ABOUT = (
+    "Difference (method − reference) with its interval, over clusters (dataset, seed); the shaded "
+    "rows pool all train sizes. Beside it: p of the exact sign-flip test, Holm-corrected within a "
+    "metric, and the verdict."
+)
+PITCH, HEAD, FOOT = 0.172, 0.42, 0.46
+NAMES, SIZES, TEXTS, BETWEEN = 1.2, 0.56, 1.18, 0.08
+TEXT_SIZE = 8.0
+P_AT, VERDICT_AT = 0.06, 0.44
+GROUP_GAP, HEADING_ROWS = 0.35, 1.35
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """How a metric is called, by what its values are multiplied, and which way is better."""
+
+    text: str
+    scale: float
+    higher_is_better: bool
+
+
+METRICS = {
+    "accuracy": MetricLabel("test accuracy\n(percentage points)", 100, True),
+    "nll": MetricLabel("negative log-likelihood\n(nats)", 1, False),
+    "ece": MetricLabel("expected calibration error\n(percentage points)", 100, False),
+    "occlusion-random-pixels": MetricLabel(
+        "occlusion area, random pixels\n(percentage points of accuracy)", 100, True
+    ),
+    "occlusion-random-block": MetricLabel(
+        "occlusion area, random block\n(percentage points of accuracy)", 100, True
+    ),
+    "occlusion-most-relevant-first": MetricLabel(
+        "occlusion area, most relevant first\n(percentage points of accuracy)", 100, True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one comparison: a method against a reference, at every train size."""
+
+    mark: Mark
+    reference: str
+    lines: list[str]
+    top: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows stand, in rows from the top."""
+
+    headings: list[tuple[float, str]]
+    groups: list[Group]
+    sizes: list[str]
+    n_rows: float
+
+
+@styled
+def differences(
+    tests: pandas.DataFrame,
+    failures: pandas.DataFrame,
+    methods: Sequence[MethodLabel],
+    title: str = "Differences between methods",
+) -> Figure:
+    """Draw the differences of all methods to their references, one panel per metric.
+
+    Comparisons with a control as reference keep only its guided method and stand in a block of
+    their own. A difference that is missing or not finite is marked by a cross at the left edge.
+
+    Parameters
+    ----------
+    tests
+        Rows of ``tests.csv``.
+    failures
+        Rows of ``failures.csv``.
+    methods
+        The methods to draw, in the order of the rows.
+    title
+        The heading.
+
+    Raises
+    ------
+    ValueError
+        If no method is given, or one name twice.
+    """
+    marks = marks_of(methods)
+    rows = tests[tests["method"].isin(marks) & tests["reference"].isin(marks)]
+    metrics = [metric for metric in METRICS if (rows["metric"] == metric).any()]
+    failures = failures[failures["method"].isin(marks)]
+    layout = _lay_out(rows, marks, _sizes(rows, failures))
+    letters = _letters(rows[rows["metric"].isin(metrics)], layout.groups)
+    notes = [f"({letter}) {reason}" for reason, letter in letters.items()]
+    notes += failure_notes(failures, methods)
+    if not metrics:
+        notes.append("no comparison: the table has none between these methods")
+    pitch = HEAD + layout.n_rows * PITCH + FOOT
+    page = open_page(title, ABOUT, pitch * -(-len(metrics) // 2), notes=notes)
+    left = MARGIN + NAMES + SIZES
+    width = (WIDTH - MARGIN - left - BETWEEN) / 2 - TEXTS
+    for number, metric in enumerate(metrics):
+        top = (number // 2) * pitch
+        if number % 2 == 0:
+            _write_names(page, top + HEAD, layout)
+        across = left + (number % 2) * (width + TEXTS + BETWEEN)
+        axes = page.axes(across, top + HEAD, width, layout.n_rows * PITCH)
+        panel = rows[rows["metric"] == metric]
+        _draw_panel(axes, panel, failures, METRICS[metric], layout, letters)
+    return page.figure
+
+
+def _sizes(rows: pandas.DataFrame, failures: pandas.DataFrame) -> list[str]:
+    """Return the train sizes, ascending, then ``all``; a size where everything failed counts."""
+    sizes = {str(size) for size in rows["train_size"]}
+    if any(size.isdigit() for size in sizes):
+        sizes |= {str(size) for size in failures["train_size"]}
+    return sorted(sizes, key=_by_size)
+
+
+def _lay_out(rows: pandas.DataFrame, marks: dict[str, Mark], sizes: list[str]) -> Layout:
+    references = [name for name in marks if (rows["reference"] == name).any()]
+    free = [name for name in references if not marks[name].method.is_control]
+    blocks = [
+        (
+            f"method − {marks[reference].method.text}",
+            [(reference, name) for name in marks if name != reference],
+        )
+        for reference in free
+    ]
+    pairs = [
+        (name, marks[name].method.family)
+        for name in references
+        if marks[name].method.is_control and marks[name].method.family in marks
+    ]
+    if pairs:
+        blocks.append(("guided − control", pairs))
+    headings, groups, top = [], [], 0.0
+    for heading, comparisons in blocks:
+        headings.append((top, heading))
+        top += HEADING_ROWS
+        for reference, name in comparisons:
+            text = marks[name].method.text
+            if marks[reference].hollow:
+                text += f" − {reference.split('/')[-1]}"
+            lines = wrap(text, NAMES - 0.05, TEXT_SIZE)
+            groups.append(Group(marks[name], reference, lines, top))
+            top += max(len(sizes), len(lines)) + GROUP_GAP
+        top += 0.3
+    return Layout(headings, groups, sizes, top)
+
+
+def _by_size(size: str) -> tuple[bool, float, str]:
+    """Sort numbers ascending, then words such as ``all``."""
+    is_number = size.isdigit()
+    return not is_number, float(size) if is_number else 0.0, size
+
+
+def _letters(rows: pandas.DataFrame, groups: Iterable[Group]) -> dict[str, str]:
+    """Return a letter for every reason that a drawn comparison has, in order of appearance."""
+    drawn = {(group.reference, group.mark.method.name) for group in groups}
+    pairs = zip(rows["reference"], rows["method"], strict=True)
+    reasons = rows["reason"][[pair in drawn for pair in pairs]]
+    distinct = [reason for reason in dict.fromkeys(reasons) if reason]
+    n = len(ascii_lowercase)
+    return {
+        reason: ascii_lowercase[number % n] * (1 + number // n)
+        for number, reason in enumerate(distinct)
+    }
+
+
+def _write_names(page: Page, top: float, layout: Layout) -> None:
+    style = {"size": TEXT_SIZE, "va": "center_baseline"}
+    for row, heading in layout.headings:
+        page.text(MARGIN, top + (row + 0.6) * PITCH, heading, weight="bold", **style)
+    for group in layout.groups:
+        for number, line in enumerate(group.lines):
+            page.text(MARGIN, top + (group.top + number + 0.5) * PITCH, line, **style)
+        for number, size in enumerate(layout.sizes):
+            label = f"n = {size}" if size.isdigit() else f"{size} sizes"
+            y = top + (group.top + number + 0.5) * PITCH
+            page.text(MARGIN + NAMES + SIZES - 0.06, y, label, ha="right", **style)
+
+
+def _draw_panel(
+    axes: Axes,
+    rows: pandas.DataFrame,
+    failures: pandas.DataFrame,
+    metric: MetricLabel,
+    layout: Layout,
+    letters: dict[str, str],
+) -> None:
+    scaled = rows.assign(**{c: metric.scale * rows[c] for c in ("difference", "low", "high")})
+    low, high = _limits(scaled, layout.groups)
+    axes.set_xlim(low, high)
+    axes.set_ylim(layout.n_rows, 0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color="#555555", linewidth=0.9)
+    found = {(row.reference, row.method, str(row.train_size)): row for row in scaled.itertuples()}
+    for group in layout.groups:
+        for number, size in enumerate(layout.sizes):
+            y = group.top + number + 0.5
+            if not size.isdigit():
+                axes.axhspan(y - 0.5, y + 0.5, color="#f0f0f0", linewidth=0, zorder=0)
+            row = found.get((group.reference, group.mark.method.name, size))
+            if row is not None and math.isfinite(row.difference):
+                _draw_interval(axes, row, y, group.mark)
+                _write_verdict(axes, row, y, letters)
+            else:
+                here = (failures["method"] == group.mark.method.name) & (
+                    failures["train_size"].astype(str) == size
+                )
+                x = low + 0.04 * (high - low)
+                axes.plot([x], [y], "x", color=group.mark.colour, markersize=5.5, markeredgewidth=2)
+                _write_gap(axes, row, y, letters, int(here.sum()))
+    _label(axes, metric)
+
+
+def _limits(rows: pandas.DataFrame, groups: Iterable[Group]) -> tuple[float, float]:
+    """Return horizontal limits that hold zero and every finite number that is drawn."""
+    drawn = {(group.reference, group.mark.method.name) for group in groups}
+    pairs = zip(rows["reference"], rows["method"], strict=True)
+    here = rows[[pair in drawn for pair in pairs]]
+    numbers = here[["difference", "low", "high"]].to_numpy(dtype="float64").ravel()
+    values = [0.0, *(number for number in numbers if math.isfinite(number))]
+    pad = 0.08 * (max(values) - min(values)) or 1.0
+    return min(values) - pad, max(values) + pad
+
+
+def _draw_interval(axes: Axes, row: Any, y: float, mark: Mark) -> None:
+    """Draw a difference and its interval; an end without a limit becomes an arrow at the edge."""
+    edges = axes.get_xlim()
+    ends = [row.difference if math.isnan(end) else end for end in (row.low, row.high)]
+    shown = [min(max(end, edges[0]), edges[1]) for end in ends]
+    pooled = not str(row.train_size).isdigit()
+    axes.plot(shown, [y, y], "-", color=mark.colour, linewidth=2.0 if pooled else 1.2)
+    for end, place, arrow in zip(ends, shown, "<>", strict=True):
+        if math.isinf(end):
+            axes.plot([place], [y], arrow, color=mark.colour, markersize=4, clip_on=False)
+    axes.plot([row.difference], [y], zorder=3, **(mark.points | {"markersize": 5.0}))
+
+
+def _write_verdict(axes: Axes, row: Any, y: float, letters: dict[str, str]) -> None:
+    """Write corrected p and verdict right of the panel."""
+    weight = "bold" if row.verdict in {"better", "worse"} else "normal"
+    _write_beside(axes, y, P_AT, _p_text(row.p_corrected))
+    _write_beside(axes, y, VERDICT_AT, row.verdict + _suffix(row, letters), weight=weight)
+
+
+def _write_gap(axes: Axes, row: Any, y: float, letters: dict[str, str], n_failed: int) -> None:
+    """Write right of the panel why nothing is drawn in it."""
+    runs = f"failed: {n_failed} run{'s' if n_failed > 1 else ''}"
+    _write_beside(axes, y, P_AT, (runs if n_failed else "no comparison") + _suffix(row, letters))
+
+
+def _suffix(row: Any, letters: dict[str, str]) -> str:
+    return f" ({letters[row.reason]})" if row is not None and row.reason else ""
+
+
+def _write_beside(axes: Axes, y: float, inches: float, text: str, **style: Any) -> None:
+    """Write text at a row, inches to the right of the panel."""
+    axes.annotate(
+        text,
+        (1, y),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(72 * inches, 0),
+        textcoords="offset points",
+        size=TEXT_SIZE,
+        va="center_baseline",
+        annotation_clip=False,
+        **style,
+    )
+
+
+def _p_text(p: float) -> str:
+    if not math.isfinite(p):
+        return "–"
+    return "<.001" if p < 0.001 else f"{p:.3f}".rstrip("0").rstrip(".") if p >= 0.1 else f"{p:.3f}"
+
+
+def _label(axes: Axes, metric: MetricLabel) -> None:
+    axes.set_title(metric.text, size=8.5, pad=4)
+    axes.tick_params(axis="x", length=2.5)
+    axes.locator_params(axis="x", nbins=5)
+    left, right = ("← worse", "better →") if metric.higher_is_better else ("← better", "worse →")
+    for place, text, side in ((0, left, "left"), (1, right, "right")):
+        axes.annotate(
+            text,
+            (place, 0),
+            xycoords="axes fraction",
+            xytext=(0, -24),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            size=TEXT_SIZE,
+        )
+    for inches, text in ((P_AT, "p"), (VERDICT_AT, "verdict")):
+        _write_beside(axes, 0.6, inches, text, style="italic")

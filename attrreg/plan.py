@@ -1,0 +1,142 @@
+"""The plan of an experiment: cells, runs and shards, in an order that never changes."""
+
+import math
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+
+from attrreg import catalogue
+from attrreg.cells import Run
+from attrreg.config import Experiment
+from attrreg.files import path_name
+from attrreg.parameters import Composition, Control, Gradient
+from attrreg.provenance import digest
+
+__all__ = ["Plan", "Shard", "make_plan"]
+
+# A map in plain training steps of the same model; the order of magnitude is what matters here.
+MAP_COSTS = {
+    "uniform": 0.0,
+    "gradient": 0.7,
+    "gradient-x-input": 0.7,
+    "lrp-0": 0.8,
+    "epsilon": 0.9,
+    "epsilon-plus": 1.5,
+    "epsilon-plus-flat": 1.3,
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The runs that one process works through; `name` is unique in the experiment."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seconds(self) -> float:
+        """A rough estimate of the work on one core."""
+        return sum(map(estimated_seconds, self.runs))
+
+    @property
+    def digest(self) -> str:
+        """What stands for all that the shard's runs will be."""
+        return digest([[str(run.path), run.intent] for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an experiment will run."""
+
+    experiment: Experiment
+    shards: tuple[Shard, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, shard by shard."""
+        return tuple(run for shard in self.shards for run in shard.runs)
+
+    def shard(self, name: str) -> Shard:
+        """Return a shard by name; KeyError with the known names if there is none."""
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        names = [shard.name for shard in self.shards]
+        raise KeyError(catalogue.unknown("shard", name, names))
+
+    def folder(self, results: Path) -> Path:
+        """Return the folder of the experiment."""
+        return results / self.experiment.name
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Return the plan of an experiment; the same file gives the same plan.
+
+    A shard holds one cell with all its seeds, or as many neighbouring small cells of the same
+    dataset and model as fit into ``execution.shard_seconds``.
+    """
+    grid = experiment.grid
+    compositions, models = experiment.compositions(), experiment.models()
+    shards: list[Shard] = []
+    for dataset, model in product(grid.datasets, models):
+        base, options = models[model]
+        cells = [
+            [
+                Run(
+                    dataset,
+                    model,
+                    method,
+                    size,
+                    seed,
+                    base,
+                    options,
+                    compositions[method],
+                    experiment.recipe,
+                )
+                for seed in grid.seeds
+            ]
+            for size, method in product(grid.train_sizes, compositions)
+        ]
+        for number, runs in enumerate(_pack(cells, experiment.execution.shard_seconds)):
+            name = f"{path_name(dataset)}--{path_name(model)}--{number:03d}"
+            shards.append(Shard(name, tuple(runs)))
+    return Plan(experiment, tuple(shards))
+
+
+def estimated_seconds(run: Run) -> float:
+    """Return about how long a run takes on one core; it only sizes shards."""
+    step = catalogue.model(run.base).step_seconds * min(run.recipe.batch_size, run.train_size) / 32
+    return step * relative_cost(run.composition) * run.recipe.total_steps(run.train_size)
+
+
+def relative_cost(composition: Composition) -> float:
+    """Return about how many plain steps one step of a method costs."""
+    attribution, cost = composition.attribution, 1.0
+    while isinstance(attribution, Control):
+        attribution = attribution.of
+    if attribution is not None:
+        cost += MAP_COSTS[getattr(attribution, "rule", attribution.name)]
+    if isinstance(attribution, Gradient) and attribution.forward_pass == "training":
+        cost -= 0.3
+    if composition.objective.name == "consistency":
+        cost += 1.0
+    return cost
+
+
+def _pack(cells: list[list[Run]], seconds: float) -> list[list[Run]]:
+    """Join neighbouring cells into shards of about equal work, none much above `seconds`."""
+    work = [sum(map(estimated_seconds, runs)) for runs in cells]
+    total = sum(work)
+    share = total / max(1, math.ceil(total / seconds))
+    ends = [sum(work[: number + 1]) for number in range(len(work))]
+    places = [
+        min(int((end - own / 2) / share), len(cells)) for end, own in zip(ends, work, strict=True)
+    ]
+    numbered = groupby(range(len(cells)), key=lambda number: places[number])
+    return [[run for number in numbers for run in cells[number]] for _, numbers in numbered]
+
+
+def evaluation_digest(plan: Plan, shard: Shard) -> str:
+    """Return what stands for how a shard is evaluated."""
+    protocol = plan.experiment.evaluation.model_dump(mode="json")
+    return digest([run.scores_intent(protocol) for run in shard.runs])

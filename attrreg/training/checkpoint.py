@@ -1,0 +1,32 @@
+"""Weights on disk: safetensors, which executes nothing when it is read."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+__all__ = ["load_weights", "save_weights"]
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers of a model."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read weights into a model of the same architecture.
+
+    Raises
+    ------
+    ValueError
+        The file is cut short, no safetensors file, or of another model.
+    """
+    try:
+        tensors = load_file(path)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no weights of this model: {error}") from error

@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import pytest
+
+from attrreg.statistics import clusters_needed, smallest_p
+from attrreg.statistics.permutation import sign_flip_p
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
+@pytest.mark.parametrize("n_clusters", range(1, 9))
+def test_smallest_p_is_reached_by_differences_that_all_agree(n_clusters, alternative):
+    differences = [0.1 * (i + 1) for i in range(n_clusters)]
+    assert sign_flip_p(differences, alternative) == smallest_p(n_clusters, alternative)
+
+
+def test_without_clusters_p_is_one():
+    assert smallest_p(0) == 1.0
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "less"])
+@pytest.mark.parametrize("family", [1, 2, 5, 20])
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.0625])
+def test_clusters_needed_is_the_first_number_that_can_reach_alpha(alpha, family, alternative):
+    needed = clusters_needed(alpha, family, alternative)
+    assert smallest_p(needed, alternative) * family <= alpha
+    assert smallest_p(needed - 1, alternative) * family > alpha
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"n_clusters is -1"):
+        smallest_p(-1)
+    with pytest.raises(ValueError, match=r"alternative 'greter': known are .* 'greater'\?"):
+        smallest_p(3, "greter")
+    with pytest.raises(ValueError, match=r"alpha is 0"):
+        clusters_needed(0)
+    with pytest.raises(ValueError, match=r"family is 0"):
+        clusters_needed(0.05, 0)
+
+
+def test_a_plan_needs_no_heavy_imports():
+    code = (
+        "import sys; from attrreg.statistics import clusters_needed, smallest_p;"
+        "heavy = {'numpy', 'pandas', 'scipy', 'torch'} & set(sys.modules); sys.exit(str(heavy)"
+        " if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_comparing_needs_no_torch():
+    code = (
+        "import sys; from attrreg.statistics import compare; sys.exit(int('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    import attrreg.statistics
+
+    with pytest.raises(AttributeError, match="compair"):
+        _ = attrreg.statistics.compair
