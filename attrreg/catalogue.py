@@ -17,13 +17,17 @@ from attrreg.parameters import Composition, Modality
 __all__ = [
     "CONTROLS",
     "DATASETS",
+    "FIGURES",
     "MODELS",
     "PRESETS",
     "Dataset",
     "Model",
     "Preset",
+    "control_pairs",
     "dataset",
     "implement",
+    "is_control",
+    "is_reconstruction",
     "label",
     "load",
     "method_names",
@@ -178,6 +182,16 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+# The figures of an experiment; their code and captions are in `attrreg.figures`.
+FIGURES = (
+    "accuracy-by-train-size",
+    "ece-by-train-size",
+    "reliability",
+    "occlusion",
+    "differences",
+    "gallery",
+)
+
 CONTROLS: dict[str, type[part.Swapped | part.Scrambled]] = {
     "swapped": part.Swapped,
     "scrambled": part.Scrambled,
@@ -220,6 +234,24 @@ def label(name: str) -> str:
     if control:
         marks.append(f", {_CONTROL_TITLES[control]} (control)")
     return entry.title + "".join(marks)
+
+
+def is_reconstruction(name: str) -> bool:
+    """Whether a method is our reconstruction of a paper."""
+    base = name.partition("/")[0]
+    return base in PRESETS and PRESETS[base].status == "reconstruction"
+
+
+def is_control(composition: Composition) -> bool:
+    """Whether a method is a control: its maps are made uninformative."""
+    return isinstance(composition.attribution, part.Control)
+
+
+def control_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return every (method, its control) among the names."""
+    known = list(names)
+    pairs = ((name.rpartition("/")[0], name) for name in known)
+    return [(guided, control) for guided, control in pairs if guided in known]
 
 
 def dataset(name: str) -> Dataset:

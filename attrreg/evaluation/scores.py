@@ -58,12 +58,11 @@ def evaluate_shard(
             load_weights(model, trained / "weights.safetensors")
             return _evaluate(run, model, held_out, settings, place)
 
+        intent = run.scores_intent(settings.model_dump(mode="json"))
         outcomes[run] = record_work(
             results / "scores" / run.path,
-            digest(
-                [record["digest"], run.scores_intent(settings.model_dump(mode="json")), device.type]
-            ),
-            {**run.key, "run": record["digest"]},
+            digest([record["digest"], intent, device.type]),
+            {**run.key, "run": record["digest"], "intent": intent},
             work,
             retry_failed,
         )

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy.special import stdtrit
 
-from attrreg.figures.gaps import Gap, add_strip, failure_notes, find_gaps, places, strip_height
+from attrreg.figures.gaps import (
+    Gap,
+    add_strip,
+    failure_notes,
+    find_gaps,
+    has_number,
+    places,
+    strip_height,
+)
 from attrreg.figures.page import WIDTH, open_page, text_height, text_width
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
 
@@ -21,7 +29,7 @@ ABOUT = (
     "Mean over the seeds with its 95 % t interval, cut at 0 and 100 % (no interval at one seed). "
     "Small dots: single seeds. Methods are set side by side at each size."
 )
-PANEL_HEIGHT = 3.0
+PANEL_HEIGHT, TICK_SIZE = 3.0, 8.0
 CROWD = 6  # more methods than this need the whole width
 LEFT, RIGHT, BELOW, ABOVE = 0.78, 0.12, 0.5, 0.26
 
@@ -38,12 +46,15 @@ class Ruler:
         Natural logarithm of the factor between two neighbouring methods.
     low, high
         The limits, in samples.
+    labels
+        The text at every size; empty where there is no room.
     """
 
     sizes: list[int]
     step: float
     low: float
     high: float
+    labels: list[str]
 
     def place(self, size: int, number: float, n_methods: int) -> float:
         """Return where the method of that number stands at a size."""
@@ -130,7 +141,7 @@ def _draw(
     label: str,
 ) -> Figure:
     marks = marks_of(methods)
-    rows = metrics[(metrics["metric"] == metric) & numpy.isfinite(metrics["value"])]
+    rows = metrics[(metrics["metric"] == metric) & has_number(metrics["value"])]
     rows = rows[rows["method"].isin(marks)].assign(percent=lambda table: 100 * table["value"])
     failures = failures[failures["method"].isin(marks)]
     gaps = find_gaps(rows, failures, methods)
@@ -143,7 +154,9 @@ def _draw(
     width = WIDTH / columns - LEFT - RIGHT
     deepest = max((sum(_same_pair(g, pair) for g in gaps) for pair in pairs_here), default=0)
     height = PANEL_HEIGHT + strip_height(deepest)
-    pitch = ABOVE + height + BELOW
+    rulers = [_ruler(_sizes_of(rows, gaps, pair), len(methods), width) for pair in pairs_here]
+    second_line = any("\n" in label for ruler in rulers for label in ruler.labels)
+    pitch = ABOVE + height + BELOW + second_line * text_height(1, TICK_SIZE)
     body = pitch * -(-len(pairs_here) // columns)
     page = open_page(title, ABOUT, body, marks.values(), notes)
     for number, pair in enumerate(pairs_here):
@@ -151,11 +164,17 @@ def _draw(
         axes = page.axes(left, ABOVE + (number // columns) * pitch, width, height)
         here = rows[(rows["dataset"] == pair[0]) & (rows["model"] == pair[1])]
         missing = [gap for gap in gaps if _same_pair(gap, pair)]
-        _draw_panel(axes, here, missing, list(marks.values()), (width, height))
+        _draw_panel(axes, here, missing, list(marks.values()), rulers[number], (width, height))
         axes.set_title(" · ".join(pair))
         axes.set_xlabel("training samples (log scale)")
         axes.set_ylabel(label)
     return page.figure
+
+
+def _sizes_of(rows: pandas.DataFrame, gaps: list[Gap], pair: tuple[str, str]) -> list[int]:
+    here = (rows["dataset"] == pair[0]) & (rows["model"] == pair[1])
+    missing = {gap.train_size for gap in gaps if _same_pair(gap, pair)}
+    return sorted({int(size) for size in rows.loc[here, "train_size"]} | missing)
 
 
 def _same_pair(gap: Gap, pair: tuple[str, str]) -> bool:
@@ -167,11 +186,10 @@ def _draw_panel(
     rows: pandas.DataFrame,
     gaps: list[Gap],
     marks: list[Mark],
+    ruler: Ruler,
     extent: tuple[float, float],
 ) -> None:
-    sizes = sorted({int(n) for n in rows["train_size"]} | {gap.train_size for gap in gaps})
-    ruler = _ruler(sizes, len(marks), extent[0])
-    _scale_across(axes, ruler, extent[0])
+    _scale_across(axes, ruler)
     seen = [_draw_method(axes, rows, mark, ruler, n, len(marks)) for n, mark in enumerate(marks)]
     values = numpy.concatenate([*seen, rows["percent"].to_numpy()])
     low, high = (values.min(), values.max()) if len(values) else (0.0, 100.0)
@@ -196,22 +214,31 @@ def _ruler(sizes: list[int], n_methods: int, width: float) -> Ruler:
     spread = float(logs[-1] - logs[0]) + 0.6 * nearest
     step = min(0.15 * spread / width, 0.7 * nearest / n_methods)
     margin = max(0.3 * nearest, step * (n_methods / 2 + 1.5), 0.15 * spread / width)
-    low, high = math.exp(logs[0] - margin), math.exp(logs[-1] + margin)
-    return Ruler(sizes, step, low, high)
+    low, high = logs[0] - margin, logs[-1] + margin
+    labels = _tick_labels(sizes, (logs - low) * width / (high - low))
+    return Ruler(sizes, step, math.exp(low), math.exp(high), labels)
 
 
-def _scale_across(axes: Axes, ruler: Ruler, width: float) -> None:
+def _tick_labels(sizes: list[int], inches: numpy.ndarray) -> list[str]:
+    """Return the labels of the ticks: on a second line, or none, where neighbours leave no room."""
+    free = [-math.inf, -math.inf]
+    labels = []
+    for size, place in zip(sizes, inches, strict=True):
+        half = text_width(str(size), TICK_SIZE) / 2 + 0.03
+        line = next((number for number in (0, 1) if free[number] <= place - half), None)
+        labels.append("" if line is None else "\n" * line + str(size))
+        if line is not None:
+            free[line] = place + half
+    return labels
+
+
+def _scale_across(axes: Axes, ruler: Ruler) -> None:
     axes.set_xscale("log")
     axes.set_xlim(ruler.low, ruler.high)
-    labels = [str(size) for size in ruler.sizes]
     axes.xaxis.set_major_locator(FixedLocator(ruler.sizes))
-    axes.xaxis.set_major_formatter(FixedFormatter(labels))
+    axes.xaxis.set_major_formatter(FixedFormatter(ruler.labels))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(visible=False, axis="x")
-    inches = numpy.diff(numpy.log(ruler.sizes)) * width / math.log(ruler.high / ruler.low)
-    widest = max(text_width(label, 8) for label in labels)
-    if len(inches) and inches.min() < widest + 0.06:
-        axes.tick_params(axis="x", labelrotation=90 if inches.min() < text_height(1, 8) else 45)
 
 
 def _draw_method(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
@@ -10,7 +11,16 @@ from matplotlib.ticker import FixedLocator
 from attrreg.figures.page import text_width
 from attrreg.figures.style import Mark, MethodLabel
 
-__all__ = ["Gap", "add_strip", "failure_notes", "find_gaps", "places", "seed_list", "strip_height"]
+__all__ = [
+    "Gap",
+    "add_strip",
+    "failure_notes",
+    "find_gaps",
+    "has_number",
+    "places",
+    "seed_list",
+    "strip_height",
+]
 
 CELL = ["dataset", "model", "method", "train_size"]
 PLACE = ["dataset", "model", "train_size"]
@@ -47,6 +57,11 @@ class Gap:
         if not self.failed:
             return "no finished run"
         return f"failed: {self.failed} of {self.expected} run{'s' if self.expected > 1 else ''}"
+
+
+def has_number(column: pandas.Series) -> pandas.Series:
+    """Return which rows hold a finite number, whatever the column's type."""
+    return pandas.Series(numpy.isfinite(pandas.to_numeric(column).astype("float64")), column.index)
 
 
 def places(finished: pandas.DataFrame, failures: pandas.DataFrame) -> pandas.DataFrame:

@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 
-import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrreg.figures.gaps import Gap, add_strip, failure_notes, find_gaps, places, strip_height
+from attrreg.figures.gaps import (
+    Gap,
+    add_strip,
+    failure_notes,
+    find_gaps,
+    has_number,
+    places,
+    strip_height,
+)
 from attrreg.figures.page import WIDTH, open_page, text_height, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
 
@@ -51,7 +58,7 @@ def occlusion(
         If no method is given, or one name twice.
     """
     marks = marks_of(methods)
-    rows = curves[numpy.isfinite(curves["accuracy"]) & curves["method"].isin(marks)]
+    rows = curves[has_number(curves["accuracy"]) & curves["method"].isin(marks)]
     failures = failures[failures["method"].isin(marks)]
     gaps = find_gaps(rows, failures, methods)
     notes = failure_notes(failures, methods, rows)

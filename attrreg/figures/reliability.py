@@ -7,7 +7,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrreg.figures.gaps import Gap, failure_notes, find_gaps, places
+from attrreg.figures.gaps import Gap, failure_notes, find_gaps, has_number, places
 from attrreg.figures.page import WIDTH, Page, open_page, text_height, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
 
@@ -57,7 +57,7 @@ def reliability(
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, figure 1.
     """
     marks = marks_of(methods)
-    filled = numpy.isfinite(bins["confidence"]) & numpy.isfinite(bins["accuracy"])
+    filled = has_number(bins["confidence"]) & has_number(bins["accuracy"])
     rows = bins[filled & (bins["count"] > 0) & bins["method"].isin(marks)]
     failures = failures[failures["method"].isin(marks)]
     gaps = {

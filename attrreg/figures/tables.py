@@ -83,7 +83,7 @@ def _with_numbers(table: pandas.DataFrame, path: Path) -> pandas.DataFrame:
     converted = table.copy()
     for column in [c for c in table if c in (WHOLE | REAL) - words]:
         try:
-            numbers = pandas.to_numeric(table[column])
+            numbers = pandas.to_numeric(table[column].replace({"nan": "", "NaN": ""}))
             converted[column] = numbers.astype("int64" if column in WHOLE else "float64")
         except (TypeError, ValueError) as error:
             kind = "whole numbers" if column in WHOLE else "numbers"

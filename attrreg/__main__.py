@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m attrreg``."""
+
+from attrreg.cli import main
+
+main()

@@ -1,0 +1,337 @@
+"""The command line: one command per step of the workflow; each can be run by hand."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from attrreg.plan import Plan
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Train neural networks with attribution maps, and find out honestly whether it helps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[Path, typer.Option("--config", help="The experiment file.")]
+Results = Annotated[Path, typer.Option("--results", help="Where experiments are written.")]
+Data = Annotated[Path, typer.Option("--data", help="Where datasets are prepared.")]
+ShardName = Annotated[str, typer.Option("--shard", help="A shard; `attrreg plan` lists them.")]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", envvar="ATTRREG_RETRY_FAILED", help="Try again what failed before."
+    ),
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of this process.")]
+RESULTS, DATA = Path("results"), Path("results/data")
+FAILED = 3  # exit code: some runs failed, everything else is collected
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, KeyError, RuntimeError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"attrreg: {message}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"attrreg: {error}; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = False) -> None:
+    """Print the grid, the number of runs and processes, and what the design can show."""
+    from attrreg import catalogue
+    from attrreg.plan import estimated_seconds
+
+    planned = _plan(config)
+    experiment, grid = planned.experiment, planned.experiment.grid
+    print(f"{experiment.name}: {experiment.title or 'an experiment'}")
+    rows: list[tuple[str, list[Any]]] = [
+        ("datasets", grid.datasets),
+        ("models", list(experiment.models())),
+        ("methods", [catalogue.label(name) for name in experiment.compositions()]),
+        ("train sizes", grid.train_sizes),
+        ("seeds", grid.seeds),
+    ]
+    for name, values in rows:
+        print(f"  {name:<12} {len(values):>3}   {'; '.join(map(str, values))}")
+    runs = planned.runs
+    cells = len(runs) // len(grid.seeds)
+    seconds = sum(map(estimated_seconds, runs))
+    print(
+        f"{cells} cells, {len(runs)} runs in {len(planned.shards)} processes for training and as "
+        f"many for evaluation; roughly {seconds / 60:.0f} minutes of one core"
+    )
+    if shards:
+        for shard in planned.shards:
+            print(f"  {shard.name}  {len(shard.runs)} runs, about {shard.seconds:.0f} s")
+    _notice(planned)
+
+
+@app.command()
+def prepare(dataset: Annotated[str, typer.Option("--dataset")], data: Data = DATA) -> None:
+    """Write a dataset's arrays once, with their digests."""
+    from attrreg.data.sources import prepare as write
+
+    print(f"wrote {write(data, dataset)}")
+
+
+@app.command()
+def subset(
+    dataset: Annotated[str, typer.Option("--dataset")],
+    seed: Annotated[int, typer.Option("--seed", min=0)],
+    data: Data = DATA,
+) -> None:
+    """Draw the order of which every training subset of a seed is the beginning."""
+    from attrreg.data.sources import read_pool
+    from attrreg.data.subsets import draw_subsets
+
+    path = draw_subsets(data, dataset, seed, read_pool(data, dataset).images.y)
+    print(f"wrote {path}")
+
+
+@app.command()
+def train(
+    config: Config,
+    shard: ShardName = "",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    retry_failed: RetryFailed = False,
+    threads: Threads = 1,
+    stamp: Annotated[Path | None, typer.Option("--stamp", help="Written at the end.")] = None,
+) -> None:
+    """Train the runs of a shard (without one: of all) that are not there yet."""
+    from attrreg.progress import reporter
+
+    planned = _plan(config)
+    _use_threads(threads)
+    from attrreg.training.runs import choose_device, train_shard
+
+    device = choose_device(planned.experiment.execution.device)
+    for each in _shards(planned, shard):
+        folder = planned.folder(results)
+        report = reporter(folder, each.name, "training")
+        outcomes = train_shard(each.runs, folder, data, device, retry_failed, report)
+        _say(each.name, outcomes)
+        _stamp(stamp, each.digest)
+
+
+@app.command()
+def evaluate(
+    config: Config,
+    shard: ShardName = "",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    retry_failed: RetryFailed = False,
+    threads: Threads = 1,
+    stamp: Annotated[Path | None, typer.Option("--stamp", help="Written at the end.")] = None,
+) -> None:
+    """Evaluate the trained runs of a shard (without one: of all) that have no scores yet."""
+    from attrreg.progress import reporter
+
+    planned = _plan(config)
+    _use_threads(threads)
+    from attrreg.evaluation.scores import evaluate_shard
+    from attrreg.training.runs import choose_device
+
+    device = choose_device(planned.experiment.execution.device)
+    protocol = planned.experiment.evaluation
+    for each in _shards(planned, shard):
+        folder = planned.folder(results)
+        report = reporter(folder, each.name, "evaluation")
+        outcomes = evaluate_shard(each.runs, folder, data, protocol, device, retry_failed, report)
+        _say(each.name, outcomes)
+        _stamp(stamp, each.digest)
+
+
+@app.command()
+def collect(config: Config, results: Results = RESULTS) -> None:
+    """Collect what runs and scores left into tables."""
+    from attrreg.tables import collect as write
+
+    planned = _plan(config)
+    folder = planned.folder(results)
+    counts = write(planned.runs, folder)
+    (folder / "tables" / "experiment.yaml").write_text(config.read_text())
+    print(f"{folder / 'tables'}: " + ", ".join(f"{name} {n} rows" for name, n in counts.items()))
+
+
+@app.command("test")
+def compare_methods(config: Config, results: Results = RESULTS) -> None:
+    """Compare the methods: paired differences, exact sign-flip tests, intervals, verdicts."""
+    from attrreg.catalogue import control_pairs
+    from attrreg.statistics import compare_all
+    from attrreg.tables import read_table, write_table
+
+    experiment = _plan(config).experiment
+    tables = results / experiment.name / "tables"
+    metrics = read_table(tables / "metrics.csv", f"attrreg collect --config {config}")
+    methods = list(experiment.compositions())
+    tests = compare_all(
+        metrics,
+        experiment.statistics.references,
+        experiment.statistics.metrics,
+        control_pairs(methods),
+        alpha=experiment.statistics.alpha,
+        methods=methods,
+    )
+    write_table(tests, tables / "tests.csv")
+    verdicts = tests.verdict.value_counts().to_dict()
+    print(f"{tables / 'tests.csv'}: {len(tests)} comparisons, {verdicts}")
+
+
+@app.command()
+def draw(
+    figure: Annotated[list[str] | None, typer.Argument(help="Figures; without any: all.")] = None,
+    config: Config = Path("configs/demo.yaml"),
+    results: Results = RESULTS,
+    tables: Annotated[
+        Path | None, typer.Option("--tables", help="A folder of published tables.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option("--target", help="Where figures go.")] = None,
+) -> None:
+    """Draw figures from tables."""
+    from attrreg import catalogue
+    from attrreg.figures import FIGURES, MethodLabel
+    from attrreg.figures import draw as write
+
+    experiment = _plan(config).experiment
+    folder = results / experiment.name
+    methods = [
+        MethodLabel(
+            name,
+            catalogue.label(name),
+            is_reconstruction=catalogue.is_reconstruction(name),
+            is_control=catalogue.is_control(composition),
+        )
+        for name, composition in experiment.compositions().items()
+    ]
+    for name in figure or FIGURES:
+        paths = write(name, tables or folder / "tables", target or folder / "figures", methods)
+        print(f"wrote {', '.join(map(str, paths))}")
+
+
+@app.command()
+def status(
+    config: Config,
+    results: Results = RESULTS,
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"Exit with code {FAILED} if a run failed.")
+    ] = False,
+) -> None:
+    """Say how far an experiment is, and what failed."""
+    from attrreg.progress import survey
+
+    planned = _plan(config)
+    state = survey(planned, planned.folder(results))
+    print(
+        f"{planned.experiment.name}: {state.trained} of {state.total} runs trained, "
+        f"{state.evaluated} evaluated, {state.failed} failed"
+    )
+    for each in state.working:
+        print(f"  {each['stage']}: {each['run']}, {each['step']} of {each['steps']}")
+    for name, stage, error in state.failures:
+        print(f"  failed in {stage}: {name}: {error}")
+    if state.failures:
+        print(
+            "everything else is collected; try the failed runs again with "
+            f"`make run CONFIG={config} RETRY=1`"
+        )
+    if strict and state.failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, their parts, and what may honestly be said about each."""
+    from attrreg import catalogue
+
+    for name, entry in catalogue.PRESETS.items():
+        parts = (
+            entry.composition.attribution,
+            entry.composition.perturbation,
+            entry.composition.objective,
+        )
+        chain = " ▸ ".join(part.name if part else "–" for part in parts)
+        print(f"{name:<16} {entry.status:<20} {chain}\n{'':<16} {entry.source}")
+    controls = ", ".join(f"<method>/{name}" for name in catalogue.CONTROLS)
+    print(f"controls of every guided method: {controls}")
+
+
+@app.command()
+def models(
+    like: Annotated[str, typer.Option("--like", help="Only timm names that contain this.")] = "",
+) -> None:
+    """List the models: ours, and those of timm."""
+    from attrreg import catalogue
+
+    for name, entry in catalogue.MODELS.items():
+        print(f"{name:<24} {entry.modality:<8} {entry.title}")
+    names = [name for name in catalogue.timm_names() if like in name]
+    if like:
+        print("\n".join(names))
+    else:
+        print(f"and {len(names)} of timm, such as resnet18; list them with --like resnet")
+
+
+@app.command()
+def datasets(data: Data = DATA) -> None:
+    """List the datasets: modality, classes, sizes, licence, source, and whether prepared."""
+    from attrreg import catalogue
+
+    for name, entry in catalogue.DATASETS.items():
+        shape = "×".join(map(str, entry.shape))
+        present = "prepared" if (data / name / "dataset.json").is_file() else "not prepared"
+        print(
+            f"{name:<12} {entry.modality}, {entry.classes} classes, {shape}, pool {entry.pool}, "
+            f"validation {entry.validation}, test {entry.test}; {entry.licence}; {present}\n"
+            f"{'':<12} {entry.source}"
+        )
+
+
+def _plan(config: Path) -> "Plan":
+    from attrreg.config import read_experiment
+    from attrreg.plan import make_plan
+
+    return make_plan(read_experiment(config))
+
+
+def _notice(planned: "Plan") -> None:
+    from attrreg.config import notices
+
+    for notice in notices(planned.experiment):
+        print(f"note: {notice}", file=sys.stderr)
+
+
+def _shards(planned: "Plan", name: str) -> list[Any]:
+    return [planned.shard(name)] if name else list(planned.shards)
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _say(shard: str, outcomes: Mapping[Any, str]) -> None:
+    for run, outcome in outcomes.items():
+        print(f"{shard}: {run.name}: {outcome}")
+
+
+def _stamp(path: Path | None, content: str) -> None:
+    from attrreg.files import writing
+
+    if path is not None:
+        with writing(path) as temporary:
+            temporary.write_text(f"{content}\n")

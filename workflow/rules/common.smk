@@ -1,0 +1,30 @@
+"""What all rules share: the plan, the places, and what each stage is made of."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from attrreg import catalogue
+from attrreg.config import ConfigError, read_experiment
+from attrreg.plan import evaluation_digest, make_plan
+from attrreg.provenance import digest, source_digest
+
+EXPERIMENT = Path(config.get("experiment", "configs/demo.yaml"))
+RESULTS = Path(config.get("results", "results"))
+DATA = Path(config.get("data", RESULTS / "data"))
+
+try:
+    PLAN = make_plan(read_experiment(EXPERIMENT))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+FOLDER = PLAN.folder(RESULTS)
+SHARDS = {shard.name: shard for shard in PLAN.shards}
+FORMATS = ["svg", "png", "pdf"]
+TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]
+
+
+def subsets_of_shard(wildcards):
+    """Return the subset orders that the runs of a shard are trained on."""
+    runs = SHARDS[wildcards.shard].runs
+    return sorted({DATA / run.dataset / f"subsets/s{run.seed}.json" for run in runs})

@@ -1,0 +1,22 @@
+rule evaluate_shard:
+    input:
+        FOLDER / "stamps/train_shard/{shard}.txt",
+    output:
+        FOLDER / "stamps/evaluate_shard/{shard}.txt",
+    log:
+        FOLDER / "logs/evaluate_shard/{shard}.log",
+    benchmark:
+        FOLDER / "benchmarks/evaluate_shard/{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        digest=lambda wildcards: evaluation_digest(PLAN, SHARDS[wildcards.shard]),
+        device=PLAN.experiment.execution.device,
+        experiment=EXPERIMENT,
+        results=RESULTS,
+        data=DATA,
+    shell:
+        "attrreg evaluate --config {params.experiment} --shard {wildcards.shard}"
+        " --results {params.results} --data {params.data} --threads {threads}"
+        " --stamp {output} > {log} 2>&1"
