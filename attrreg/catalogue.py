@@ -85,10 +85,12 @@ class Model:
 
 MODELS: dict[str, Model] = {
     "resnet10-narrow": Model(
-        title="timm ResNet of 4 basic blocks, 16 to 128 channels",
+        # Shortcuts average before they stride: a strided 1×1 convolution would read one pixel in
+        # four, on an 8×8 image in the end only the corner, and draw all relevance there.
+        title="timm ResNet of 4 basic blocks, 16 to 128 channels, averaging shortcuts",
         modality="image",
         timm="resnet18",
-        options={"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)},
+        options={"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "avg_down": True},
         step_seconds=0.008,
     )
 }

@@ -1,6 +1,7 @@
 """Differences between methods: a forest plot with interval, corrected p and verdict."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
@@ -24,7 +25,9 @@ ABOUT = (
 PITCH, HEAD, FOOT = 0.172, 0.42, 0.46
 NAMES, SIZES, TEXTS, BETWEEN = 1.2, 0.56, 1.18, 0.08
 TEXT_SIZE = 8.0
+GUIDED = "guided − control"
 P_AT, VERDICT_AT = 0.06, 0.44
+MOST_REASONS = 6
 GROUP_GAP, HEADING_ROWS = 0.35, 1.35
 
 
@@ -82,8 +85,8 @@ def differences(
 ) -> Figure:
     """Draw the differences of all methods to their references, one panel per metric.
 
-    Comparisons with a control as reference keep only its guided method and stand in a block of
-    their own. A difference that is missing or not finite is marked by a cross at the left edge.
+    A guided method against its control stands in a block of its own. A difference that is missing
+    or not finite is marked by a cross at the left edge.
 
     Parameters
     ----------
@@ -135,30 +138,26 @@ def _sizes(rows: pandas.DataFrame, failures: pandas.DataFrame) -> list[str]:
 
 
 def _lay_out(rows: pandas.DataFrame, marks: dict[str, Mark], sizes: list[str]) -> Layout:
-    references = [name for name in marks if (rows["reference"] == name).any()]
-    free = [name for name in references if not marks[name].method.is_control]
-    blocks = [
-        (
-            f"method − {marks[reference].method.text}",
-            [(reference, name) for name in marks if name != reference],
-        )
-        for reference in free
-    ]
-    pairs = [
-        (name, marks[name].method.family)
-        for name in references
-        if marks[name].method.is_control and marks[name].method.family in marks
-    ]
+    blocks, pairs = [], []
+    for reference in [name for name in marks if (rows["reference"] == name).any()]:
+        method = marks[reference].method
+        compared = [name for name in marks if name != reference]
+        if method.is_control:
+            found = set(rows.loc[rows["reference"] == reference, "method"])
+            pairs += [(reference, name) for name in compared if name == method.family]
+            compared = [name for name in compared if name in found - {method.family}]
+        if compared:
+            blocks.append((f"method − {method.text}", [(reference, name) for name in compared]))
     if pairs:
-        blocks.append(("guided − control", pairs))
+        blocks.append((GUIDED, pairs))
     headings, groups, top = [], [], 0.0
     for heading, comparisons in blocks:
         headings.append((top, heading))
         top += HEADING_ROWS
         for reference, name in comparisons:
             text = marks[name].method.text
-            if marks[reference].hollow:
-                text += f" − {reference.split('/')[-1]}"
+            if heading == GUIDED:
+                text += f" − {reference.rpartition('/')[2]}"
             lines = wrap(text, NAMES - 0.05, TEXT_SIZE)
             groups.append(Group(marks[name], reference, lines, top))
             top += max(len(sizes), len(lines)) + GROUP_GAP
@@ -173,16 +172,27 @@ def _by_size(size: str) -> tuple[bool, float, str]:
 
 
 def _letters(rows: pandas.DataFrame, groups: Iterable[Group]) -> dict[str, str]:
-    """Return a letter for every reason that a drawn comparison has, in order of appearance."""
-    drawn = {(group.reference, group.mark.method.name) for group in groups}
+    """Return a letter for what undecided comparisons give as reason, in order of appearance.
+
+    Only the first clause of a reason counts: what follows a semicolon is particular to its row. So
+    is a clause that no other row has; the table of tests holds all of them.
+    """
+    undecided = rows[rows["verdict"] == "undecided"]
+    clauses = [_clause(row.reason) for row in _drawn(undecided, groups).itertuples()]
+    often = Counter(clause for clause in clauses if clause)
+    shared = [clause for clause, count in often.items() if count > 1 or len(often) == 1]
+    return dict(zip(shared, ascii_lowercase[:MOST_REASONS], strict=False))
+
+
+def _clause(reason: str) -> str:
+    return reason.partition(";")[0].strip()
+
+
+def _drawn(rows: pandas.DataFrame, groups: Iterable[Group]) -> pandas.DataFrame:
+    """Return the rows of comparisons that have a group."""
+    known = {(group.reference, group.mark.method.name) for group in groups}
     pairs = zip(rows["reference"], rows["method"], strict=True)
-    reasons = rows["reason"][[pair in drawn for pair in pairs]]
-    distinct = [reason for reason in dict.fromkeys(reasons) if reason]
-    n = len(ascii_lowercase)
-    return {
-        reason: ascii_lowercase[number % n] * (1 + number // n)
-        for number, reason in enumerate(distinct)
-    }
+    return rows[[pair in known for pair in pairs]]
 
 
 def _write_names(page: Page, top: float, layout: Layout) -> None:
@@ -235,9 +245,7 @@ def _draw_panel(
 
 def _limits(rows: pandas.DataFrame, groups: Iterable[Group]) -> tuple[float, float]:
     """Return horizontal limits that hold zero and every finite number that is drawn."""
-    drawn = {(group.reference, group.mark.method.name) for group in groups}
-    pairs = zip(rows["reference"], rows["method"], strict=True)
-    here = rows[[pair in drawn for pair in pairs]]
+    here = _drawn(rows, groups)
     numbers = here[["difference", "low", "high"]].to_numpy(dtype="float64").ravel()
     values = [0.0, *(number for number in numbers if math.isfinite(number))]
     pad = 0.08 * (max(values) - min(values)) or 1.0
@@ -248,7 +256,8 @@ def _draw_interval(axes: Axes, row: Any, y: float, mark: Mark) -> None:
     """Draw a difference and its interval; an end without a limit becomes an arrow at the edge."""
     edges = axes.get_xlim()
     ends = [row.difference if math.isnan(end) else end for end in (row.low, row.high)]
-    shown = [min(max(end, edges[0]), edges[1]) for end in ends]
+    inset = 0.02 * (edges[1] - edges[0])
+    shown = [min(max(end, edges[0] + inset), edges[1] - inset) for end in ends]
     pooled = not str(row.train_size).isdigit()
     axes.plot(shown, [y, y], "-", color=mark.colour, linewidth=2.0 if pooled else 1.2)
     for end, place, arrow in zip(ends, shown, "<>", strict=True):
@@ -271,7 +280,11 @@ def _write_gap(axes: Axes, row: Any, y: float, letters: dict[str, str], n_failed
 
 
 def _suffix(row: Any, letters: dict[str, str]) -> str:
-    return f" ({letters[row.reason]})" if row is not None and row.reason else ""
+    """Return the letter of an undecided comparison's reason, in brackets."""
+    if row is None or row.verdict != "undecided":
+        return ""
+    letter = letters.get(_clause(row.reason))
+    return f" ({letter})" if letter else ""
 
 
 def _write_beside(axes: Axes, y: float, inches: float, text: str, **style: Any) -> None:

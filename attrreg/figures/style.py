@@ -109,7 +109,7 @@ class MethodLabel:
     @property
     def family(self) -> str:
         """The name of the guided method that a control belongs to; else its own name."""
-        return self.name.split("/")[0] if self.is_control else self.name
+        return (self.is_control and self.name.rpartition("/")[0]) or self.name
 
 
 @dataclass(frozen=True)

@@ -117,13 +117,16 @@ def _tests(methods, sizes, done, generator):
             for size in [*sizes, "all"]:
                 for method in methods:
                     has_run = size == "all" or any(run[:2] == (method.name, size) for run in done)
-                    if method.name == reference or not has_run:
+                    guided = reference.rpartition("/")[0]
+                    if method.name == reference or (guided and method.name != guided):
+                        continue
+                    if not has_run:
                         continue
                     spread = 0.3 if metric == "nll" else 0.03
                     middle = generator.normal(0, spread)
                     half = abs(generator.normal(spread, spread / 3))
                     verdict = "undecided" if abs(middle) < half else "better"
-                    reason = "3 clusters: no p below 0.25 exists" if verdict == "undecided" else ""
+                    reason = f"3 clusters: no p below 0.25; {middle:.2f}"
                     p = 0.25 if verdict == "undecided" else 0.004
                     row = (reference, metric, size, method.name, middle, middle - half)
                     rows.append((*row, middle + half, p / 4, p, 3, verdict, reason))

@@ -111,13 +111,23 @@ def test_direction_of_every_metric_is_labelled(tables):
     assert not METRICS["ece"].higher_is_better
 
 
-def test_controls_are_compared_with_their_guided_method_only(tables):
+def test_guided_methods_are_compared_with_their_controls_in_a_block(tables):
     figure = differences(tables["tests.csv"], tables["failures.csv"], METHODS)
     labels = [text.get_text() for text in figure.texts]
     panels = -(-len(METRICS) // 2)
     assert labels.count("guided − control") == panels
     assert labels.count("RelDrop block −") == panels
     assert labels.count("n = 50") == panels * len(METHODS)
+
+
+def test_a_control_may_be_a_reference_for_all(tables):
+    tests = tables["tests.csv"]
+    main = tests[(tests["reference"] == "baseline") & (tests["method"] == "random-erasing")]
+    more = pandas.concat([tests, main.assign(reference="reldrop-block/swapped")])
+    figure = differences(more, tables["failures.csv"], METHODS)
+    labels = [text.get_text() for text in figure.texts]
+    assert "method − RelDrop block, swapped map (control)" in labels
+    assert "guided − control" in labels
 
 
 def test_difference_stands_where_the_table_says(tables):
@@ -130,11 +140,17 @@ def test_difference_stands_where_the_table_says(tables):
     assert 100 * row["difference"] in points
 
 
-def test_long_reasons_are_lettered_once(tables):
+def test_reasons_are_lettered_once_and_without_what_concerns_one_row(tables):
     figure = differences(tables["tests.csv"], tables["failures.csv"], METHODS)
-    notes = [text.get_text() for text in figure.texts if text.get_text().startswith("(a) ")]
-    assert notes == ["(a) 3 clusters: no p below 0.25 exists"]
-    assert any("undecided (a)" in words(axes) for axes in figure.axes)
+    notes = [text.get_text() for text in figure.texts if text.get_text().startswith("(a)")]
+    assert notes == ["(a) 3 clusters: no p below 0.25"]
+    shown = [word for axes in figure.axes for word in words(axes)]
+    assert "undecided (a)" in shown
+    assert "better" in shown
+    tests = tables["tests.csv"]
+    own = tests.assign(reason=[f"p = {number}" for number in range(len(tests))])
+    figure = differences(own, tables["failures.csv"], METHODS)
+    assert not [text for text in figure.texts if text.get_text().startswith("(a)")]
 
 
 def test_relevance_is_scaled_about_zero_per_image():
