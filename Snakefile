@@ -34,7 +34,7 @@ rule all:
         FOLDER / "tables/complete.txt",
         expand(
             FOLDER / "figures/{figure}.{format}",
-            figure=catalogue.FIGURES,
+            figure=PLAN.experiment.figures,
             format=FORMATS,
         ),
 

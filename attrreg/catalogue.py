@@ -185,14 +185,15 @@ PRESETS: dict[str, Preset] = {
 }
 
 # The figures of an experiment; their code and captions are in `attrreg.figures`.
-FIGURES = (
+Figure = Literal[
     "accuracy-by-train-size",
     "ece-by-train-size",
     "reliability",
     "occlusion",
     "differences",
     "gallery",
-)
+]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
 
 CONTROLS: dict[str, type[part.Swapped | part.Scrambled]] = {
     "swapped": part.Swapped,

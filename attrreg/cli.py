@@ -203,7 +203,7 @@ def draw(
 ) -> None:
     """Draw figures from tables."""
     from attrreg import catalogue
-    from attrreg.figures import FIGURES, MethodLabel
+    from attrreg.figures import MethodLabel
     from attrreg.figures import draw as write
 
     experiment = _plan(config).experiment
@@ -217,7 +217,7 @@ def draw(
         )
         for name, composition in experiment.compositions().items()
     ]
-    for name in figure or FIGURES:
+    for name in figure or experiment.figures:
         paths = write(name, tables or folder / "tables", target or folder / "figures", methods)
         print(f"wrote {', '.join(map(str, paths))}")
 

@@ -47,7 +47,7 @@ def main() -> int:
     folder = plan.folder(RESULTS)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     for notice in notices(plan.experiment):
-        console.print(f"note: {notice}", style="yellow")
+        console.print(f"note: {notice}", style="yellow", soft_wrap=True)
     with _hold_lock(console) as lock:
         return _run(plan, folder, arguments, console, lock)
 
@@ -59,12 +59,11 @@ def _run(
     snakemake += ["--config", f"experiment={arguments.config}"]
     if any(Path(".snakemake/locks").glob("*")):
         subprocess.run([*snakemake, "--unlock", "--quiet"], check=True, capture_output=True)
-    if arguments.retry_failed:
-        _forget_failures(plan, folder)
+    again = _shards_with_failures(plan, folder) if arguments.retry_failed else []
     log = folder / "logs" / "workflow.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            snakemake,
+            [*snakemake, *(["--forcerun", *again] if again else [])],
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=[lock.fileno()],
@@ -88,10 +87,10 @@ def _run(
         console.print(f"{tail}\nthe workflow broke; its whole log is {log}", markup=False)
         return 1
     _write_report(snakemake, report, log)
-    return _conclude(plan, state, folder, console)
+    return _conclude(state, folder, arguments.config, console)
 
 
-def _conclude(plan: Plan, state: Survey, folder: Path, console: Console) -> int:
+def _conclude(state: Survey, folder: Path, config: Path, console: Console) -> int:
     console.print(
         f"{state.evaluated} of {state.total} runs trained and evaluated; tables in "
         f"{folder}/tables, figures in {folder}/figures\nreport: {folder}/report.html",
@@ -103,7 +102,8 @@ def _conclude(plan: Plan, state: Survey, folder: Path, console: Console) -> int:
         console.print(f"failed in {stage}: {name}: {error}", style="red", soft_wrap=True)
     console.print(
         f"{len(state.failures)} of {state.total} runs failed, everything else is collected; "
-        f"{folder}/tables/failures.csv lists them; RETRY=1 tries them again",
+        f"{folder}/tables/failures.csv lists them; `make run CONFIG={config} RETRY=1` tries them "
+        "again",
         soft_wrap=True,
     )
     return FAILED_RUNS
@@ -127,7 +127,6 @@ def _follow(process: subprocess.Popen[bytes], plan: Plan, folder: Path, console:
 
 
 def _line(plan: Plan, state: Survey, first: Survey, begun: float) -> str:
-    left = 2 * state.total - state.trained - state.evaluated - state.failed
     running = ", ".join(f"{each['run']}" for each in state.working) or "tables and figures"
     gained = state.done - first.done
     until = ""
@@ -136,8 +135,9 @@ def _line(plan: Plan, state: Survey, first: Survey, begun: float) -> str:
         until = f", until about {datetime.now() + timedelta(seconds=rest):%H:%M:%S}"
     failed = f", {state.failed} failed" if state.failed else ""
     return (
-        f"{plan.experiment.name}: {state.trained} of {state.total} trained, {state.evaluated} "
-        f"evaluated{failed}, {left} steps of the plan left{until}; now {running}"
+        f"{plan.experiment.name}: {state.trained} of {state.total} runs trained, "
+        f"{state.evaluated} evaluated{failed}, {1 - state.done:.0%} of the work left{until}; "
+        f"now {running}"
     )
 
 
@@ -159,13 +159,15 @@ def _hold_lock(console: Console) -> TextIO:
     return lock
 
 
-def _forget_failures(plan: Plan, folder: Path) -> None:
-    """Let the shards of failed runs be worked through again."""
+def _shards_with_failures(plan: Plan, folder: Path) -> list[str]:
+    """Return the stamps of the shards in which a run failed."""
     failed = {name for name, _, _ in survey(plan, folder).failures}
-    for shard in plan.shards:
-        if failed & {run.name for run in shard.runs}:
-            for stage in ("train_shard", "evaluate_shard"):
-                (folder / "stamps" / stage / f"{shard.name}.txt").unlink(missing_ok=True)
+    return [
+        str(folder / "stamps" / stage / f"{shard.name}.txt")
+        for shard in plan.shards
+        if failed & {run.name for run in shard.runs}
+        for stage in ("train_shard", "evaluate_shard")
+    ]
 
 
 def _environment(retry_failed: bool) -> dict[str, str]:

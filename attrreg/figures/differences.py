@@ -22,7 +22,7 @@ ABOUT = (
     "rows pool all train sizes. Beside it: p of the exact sign-flip test, Holm-corrected within a "
     "metric, and the verdict."
 )
-PITCH, HEAD, FOOT = 0.172, 0.42, 0.46
+PITCH, HEAD, FOOT = 0.162, 0.42, 0.46
 NAMES, SIZES, TEXTS, BETWEEN = 1.2, 0.56, 1.18, 0.08
 TEXT_SIZE = 8.0
 GUIDED = "guided − control"
@@ -175,12 +175,12 @@ def _letters(rows: pandas.DataFrame, groups: Iterable[Group]) -> dict[str, str]:
     """Return a letter for what undecided comparisons give as reason, in order of appearance.
 
     Only the first clause of a reason counts: what follows a semicolon is particular to its row. So
-    is a clause that no other row has; the table of tests holds all of them.
+    are clauses that no other row has, where there are too many; the table of tests holds them all.
     """
     undecided = rows[rows["verdict"] == "undecided"]
     clauses = [_clause(row.reason) for row in _drawn(undecided, groups).itertuples()]
     often = Counter(clause for clause in clauses if clause)
-    shared = [clause for clause, count in often.items() if count > 1 or len(often) == 1]
+    shared = [clause for clause, count in often.items() if count > 1 or len(often) <= MOST_REASONS]
     return dict(zip(shared, ascii_lowercase[:MOST_REASONS], strict=False))
 
 

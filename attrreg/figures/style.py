@@ -56,7 +56,10 @@ SETTINGS: dict[Any, Any] = {
     "axes.titlesize": 9,
     "axes.unicode_minus": True,
     "figure.dpi": DOTS_PER_INCH,
-    "font.family": "DejaVu Sans",  # it comes with matplotlib: the same letters on every machine
+    "font.family": "sans-serif",
+    # The first comes with matplotlib: the same letters on every machine. The others are for readers
+    # of an SVG who lack it; Verdana is as wide.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 8.5,
     "grid.color": "#e3e3e3",
     "grid.linewidth": 0.6,

@@ -82,7 +82,7 @@ rule draw_figures:
     input:
         expand(
             FOLDER / "figures/{figure}.{format}",
-            figure=catalogue.FIGURES,
+            figure=PLAN.experiment.figures,
             format=FORMATS,
         ),
 
