@@ -10,6 +10,7 @@ from typing import Any
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attrreg.figures.gaps import failure_notes
 from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, wrap
@@ -219,6 +220,7 @@ def _draw_panel(
     scaled = rows.assign(**{c: metric.scale * rows[c] for c in ("difference", "low", "high")})
     low, high = _limits(scaled, layout.groups)
     axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.set_ylim(layout.n_rows, 0)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
