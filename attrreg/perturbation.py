@@ -103,12 +103,12 @@ class Block(parameters.Block):
 
     def _extents(self, relevance: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw the size of one box per sample, (n, feature axes), whole features."""
-        sizes = torch.tensor(relevance.shape[1:], dtype=relevance.dtype, device=relevance.device)
+        sizes = relevance.shape[1:]
         drawn = _uniform((2, len(relevance), CANDIDATES), relevance, generator)
         low, high = self.area
-        area = (low + (high - low) * drawn[0]) / self.patches * sizes.prod()
+        area = (low + (high - low) * drawn[0]) / self.patches * sizes.numel()
         if len(sizes) == 1:
-            return area[:, :1].round().clamp(1, relevance.shape[1])
+            return area[:, :1].round().clamp(1, sizes[0])
         if len(sizes) != 2:
             raise ValueError(
                 f"blocks are defined on one or two feature axes, found {len(sizes)}: "
@@ -116,11 +116,16 @@ class Block(parameters.Block):
             )
         narrow, wide = (math.log(bound) for bound in self.aspect)
         aspect = (narrow + (wide - narrow) * drawn[1]).exp()
-        boxes = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=2).round()
-        fits = (boxes <= sizes).all(2)
-        first = fits.int().argmax(1)  # the first candidate where none fits
-        chosen = boxes[torch.arange(len(boxes), device=boxes.device), first]
-        return torch.minimum(chosen, sizes).clamp_min(1)
+        height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (height <= sizes[0]) & (width <= sizes[1])
+        first = fits.int().argmax(1, keepdim=True)  # the first candidate where none fits
+        return torch.cat(
+            [
+                extent.gather(1, first).clamp(1, size)
+                for extent, size in zip((height, width), sizes, strict=True)
+            ],
+            dim=1,
+        )
 
 
 class ReplaceLowest(parameters.ReplaceLowest):
@@ -320,7 +325,11 @@ def _unit_rank(relevance: Tensor) -> Tensor:
 
 def _coordinates(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Turn indices into flattened features (n, boxes) into (n, boxes, axes)."""
-    return torch.stack(torch.unravel_index(flat, shape), dim=-1)
+    places = []
+    for size in reversed(shape):
+        places.append(flat % size)
+        flat = flat // size
+    return torch.stack(places[::-1], dim=-1)
 
 
 def _one_axis(axis: int, axes: int, size: int) -> list[int]:

@@ -31,6 +31,8 @@ from attrreg.progress import Survey, survey
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("results")
 FAILED_RUNS = 3
+# Snakemake centres what it shows, and of a figure taller than the window hides the upper part.
+STYLE = "<style>.overflow-auto { align-items: safe center !important }</style>"
 QUIET_INTERVAL = 20.0  # seconds between two lines where there is no terminal
 
 
@@ -190,6 +192,7 @@ def _write_report(snakemake: list[str], report: Path, log: Path) -> None:
         output.write(made.stdout + made.stderr)
     if made.returncode != 0:
         raise SystemExit(f"the report could not be written; see the end of {log}")
+    temporary.write_text(temporary.read_text().replace("</head>", f"{STYLE}</head>", 1))
     temporary.replace(report)
 
 

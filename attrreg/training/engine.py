@@ -96,9 +96,10 @@ def train(
     memory: dict[str, Tensor] = {}
     torch.manual_seed(streams.dropout)
     model.train()
-    batches = batch_indices(n, recipe.batch_size, steps, streams.order)
-    for step, (indices, epoch) in enumerate(batches, start=1):
-        x, y = data.batch(indices.to(data.y.device))
+    batches = list(batch_indices(n, recipe.batch_size, steps, streams.order))
+    order = torch.stack([indices for indices, _ in batches]).to(data.y.device)
+    for step, (indices, (_, epoch)) in enumerate(zip(order, batches, strict=True), start=1):
+        x, y = data.batch(indices)
         x = augment(x, recipe.augmentation, streams.augmentation)
         state = State(
             generator=streams.attribution, indices=indices, epoch=completed, memory=memory

@@ -19,6 +19,14 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 FOLDER = PLAN.folder(RESULTS)
+
+# What the first page of the report says.
+config["experiment"] = str(EXPERIMENT)
+config["title"] = PLAN.experiment.title or PLAN.experiment.name
+config["size"] = f"{len(PLAN.runs)} runs, {len(PLAN.experiment.grid.seeds)} seeds"
+config["methods"] = "\n".join(
+    f"* {catalogue.label(name)}" for name in PLAN.experiment.compositions()
+)
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
 TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]

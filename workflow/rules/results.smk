@@ -58,7 +58,7 @@ rule draw_figure:
             FOLDER / "figures/{figure}.svg",
             category="Figures",
             caption="../report/figure.rst",
-            labels={"figure": "{figure}"},
+            labels=lambda wildcards: {"figure": wildcards.figure.replace("-", " ")},
         ),
         FOLDER / "figures/{figure}.png",
         FOLDER / "figures/{figure}.pdf",
