@@ -1,14 +1,23 @@
 """The experiment file: typed, checked before anything runs, and explained when it is wrong."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from attrreg import catalogue
+from attrreg.messages import explain
 from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe, Strict
@@ -16,7 +25,6 @@ from attrreg.statistics.design import clusters_needed, smallest_p
 
 __all__ = ["ConfigError", "Experiment", "json_schema", "notices", "read_experiment"]
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)?$"
 Metrics = Literal[
     "accuracy",
     "nll",
@@ -32,14 +40,37 @@ class ConfigError(ValueError):
     """An experiment file is wrong; the message is one line for its author."""
 
 
+def _no_second_slash(name: str) -> str:
+    if "--" in name:
+        raise ValueError(f"{name!r} has '--', which stands for '/' in paths: use a single '-'")
+    return name
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)?$"),
+    AfterValidator(_no_second_slash),
+]
+
+
+def _is_name(value: Any) -> str:
+    return "name" if isinstance(value, str) else "mapping"
+
+
+# Which of the two is meant is plain before either is checked, so only one of them complains.
+AnyPart = Annotated[
+    Annotated[str, Tag("name")] | Annotated[dict[str, Any], Tag("mapping")], Discriminator(_is_name)
+]
+
+
 class NamedMethod(Strict):
     """A method of one's own: a preset with other parameters, or three parts put together."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Name
     preset: str | None = None
-    attribution: str | dict[str, Any] | None = None
-    perturbation: str | dict[str, Any] | None = None
-    objective: str | dict[str, Any] | None = None
+    attribution: AnyPart | None = None
+    perturbation: AnyPart | None = None
+    objective: AnyPart | None = None
 
     @model_validator(mode="after")
     def _parts_make_a_method(self) -> "NamedMethod":
@@ -53,10 +84,10 @@ class NamedMethod(Strict):
     def composition(self) -> Composition:
         """Return the three parts, or raise for those that do not fit."""
         base = _known("preset", self.preset) if self.preset else Composition()
-        given = {
+        given: dict[str, Any] = {
             kind: getattr(self, kind)
             for kind in ("attribution", "perturbation", "objective")
-            if getattr(self, kind) is not None
+            if kind in self.model_fields_set
         }
         return catalogue.override(base, given)
 
@@ -64,7 +95,7 @@ class NamedMethod(Strict):
 class NamedModel(Strict):
     """A model with options for timm."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Name
     base: str
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -88,6 +119,15 @@ def _known(kind: str, name: str) -> Any:
         raise ValueError(error.args[0]) from error
 
 
+AnyModel = Annotated[
+    Annotated[str, Tag("name")] | Annotated[NamedModel, Tag("mapping")], Discriminator(_is_name)
+]
+AnyMethod = Annotated[
+    Annotated[str, Tag("name")] | Annotated[NamedMethod, Tag("mapping")], Discriminator(_is_name)
+]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
 class Grid(Strict):
     """The axes of the experiment: every combination is trained.
 
@@ -95,15 +135,21 @@ class Grid(Strict):
     """
 
     datasets: Annotated[list[str], Field(min_length=1)]
-    models: Annotated[list[str | NamedModel], Field(min_length=1)]
-    methods: Annotated[list[str | NamedMethod], Field(min_length=1)]
+    models: Annotated[list[AnyModel], Field(min_length=1)]
+    methods: Annotated[list[AnyMethod], Field(min_length=1)]
     train_sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
 
-    @field_validator("seeds", mode="before")
+    @field_validator(
+        "seeds", mode="before", json_schema_input_type=Seeds | Annotated[int, Field(ge=2)]
+    )
     @classmethod
     def _count_seeds(cls, value: Any) -> Any:
-        return list(range(value)) if isinstance(value, int) and value > 0 else value
+        if isinstance(value, list | tuple):
+            return value
+        if type(value) is not int or value < 1:
+            raise ValueError(f"found {value!r}; give a list of seeds, or how many, at least 2")
+        return list(range(value))
 
     @field_validator("datasets")
     @classmethod
@@ -131,10 +177,7 @@ class Grid(Strict):
     @model_validator(mode="after")
     def _points_exist(self) -> "Grid":
         for axis in ("datasets", "models", "methods", "train_sizes", "seeds"):
-            names = [_name(value) for value in getattr(self, axis)]
-            twice = sorted({str(name) for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{axis} has {', '.join(twice)} more than once: remove one")
+            _each_once(axis, [_name(value) for value in getattr(self, axis)])
         if len(self.seeds) < 2:
             raise ValueError(
                 f"seeds has only {self.seeds}: give at least 2, since nothing can be said about "
@@ -195,7 +238,7 @@ class Execution(Strict):
 
 
 class Experiment(Strict):
-    """An experiment: its grid, recipe, evaluation and statistics."""
+    """An experiment: its grid, recipe, evaluation and statistics, and the figures to draw."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str = ""
@@ -203,10 +246,22 @@ class Experiment(Strict):
     recipe: Recipe
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
+    figures: tuple[catalogue.Figure, ...] = catalogue.FIGURES
     execution: Execution = Execution()
 
     @model_validator(mode="after")
-    def _references_run(self) -> "Experiment":
+    def _comparisons_can_be_made(self) -> "Experiment":
+        _each_once("evaluation.orders", self.evaluation.orders)
+        _each_once("figures", self.figures)
+        _each_once("statistics.metrics", self.statistics.metrics)
+        _each_once("statistics.references", self.statistics.references)
+        for metric in self.statistics.metrics:
+            order = metric.removeprefix("occlusion-")
+            if order != metric and order not in self.evaluation.orders:
+                raise ValueError(
+                    f"statistics.metrics has {metric!r} (all metrics, where none are given), but "
+                    f"evaluation.orders lacks {order!r}: add the order or list other metrics"
+                )
         methods = [_name(method) for method in self.grid.methods]
         for reference in self.statistics.references:
             if reference not in methods:
@@ -234,6 +289,10 @@ class Experiment(Strict):
         }
 
 
+# the parts of a method are checked as those of a composition
+CHECKED_AS: dict[type[BaseModel], type[BaseModel]] = {NamedMethod: Composition}
+
+
 def read_experiment(path: Path) -> Experiment:
     """Read and check an experiment file.
 
@@ -250,7 +309,10 @@ def read_experiment(path: Path) -> Experiment:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from error
     try:
         content = yaml.load(text, Loader=UniqueKeys)
-    except yaml.YAMLError as error:
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: is not valid YAML{line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         raise ConfigError(f"{path}: is empty; configs/demo.yaml is an example to start from")
@@ -263,7 +325,7 @@ def read_experiment(path: Path) -> Experiment:
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+        raise ConfigError(f"{path}: {explain(error, content, Experiment, CHECKED_AS)}") from error
 
 
 def notices(experiment: Experiment) -> list[str]:
@@ -291,103 +353,39 @@ def json_schema() -> dict[str, Any]:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice in one mapping."""
+    """The safe loader, which refuses a key that stands twice, and takes ``on`` for a word.
+
+    YAML 1.1 reads ``on``, ``off``, ``yes`` and ``no`` as truth values; YAML 1.2 and editors do not.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, or raise where a key is repeated."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            keys.append(self.construct_object(key_node, deep=True))
+            if keys.count(keys[-1]) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
+                    None, None, f"key {keys[-1]!r} stands twice", key_node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
+def _each_once(key: str, names: Sequence[Any]) -> None:
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{key} has {', '.join(twice)} more than once: remove one")
+
+
 def _name(value: Any) -> Any:
     return getattr(value, "name", value)
-
-
-def _explain(error: ValidationError) -> str:
-    """Put the first error of a validation into one line."""
-    details = error.errors(include_url=False)
-    # of a union, the branch that got furthest speaks: the one with the deepest place
-    first = max(details, key=lambda each: len(each["loc"])) if _is_union(details) else details[0]
-    more = len({each["loc"][:3] for each in details}) - 1
-    tail = f" (and {more} more after this)" if more else ""
-    return _sentence(first) + tail
-
-
-def _is_union(details: list[Any]) -> bool:
-    return len({each["loc"][:3] for each in details}) == 1
-
-
-def _sentence(detail: Any) -> str:
-    place = _place(detail["loc"])
-    found = _shorten(detail["input"])
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if detail["type"] == "extra_forbidden":
-        allowed = _allowed_keys(detail["loc"])
-        return f"{place}: " + catalogue.unknown("key", str(detail["loc"][-1]), allowed)
-    if detail["type"] == "missing":
-        return f"{place}: is missing; it must be given"
-    if detail["type"] == "value_error":
-        return f"{place}: {message}" if place else message
-    if detail["type"] == "literal_error":
-        allowed = [
-            each.strip(" '") for each in detail["ctx"]["expected"].replace(" or ", ",").split(",")
-        ]
-        return f"{place}: " + catalogue.unknown("value", str(detail["input"]), allowed)
-    if detail["type"] == "union_tag_invalid":
-        allowed = [each.strip(" '") for each in detail["ctx"]["expected_tags"].split(",")]
-        return f"{place}: " + catalogue.unknown("name", str(detail["ctx"]["tag"]), allowed)
-    if isinstance(detail["input"], float) and not math.isfinite(detail["input"]):
-        message = "Input should be a finite number"
-    return f"{place}: found {found}; {message[0].lower() + message[1:]}"
-
-
-def _place(location: Iterable[Any]) -> str:
-    """Write a location as in YAML paths, without the names of union branches."""
-    text = ""
-    for step in location:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif step not in _BRANCHES:
-            text += f".{step}" if text else str(step)
-    return text
-
-
-_BRANCHES = {"str", "NamedMethod", "NamedModel", "sgd", "adamw", "dict[str,any]"}
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
-    """Return the keys that stand beside the last one of a location."""
-    model: Any = Experiment
-    for step in location[:-1]:
-        model = _step_into(model, step)
-        if model is None:
-            return []
-    return list(model.model_fields)
-
-
-def _step_into(model: Any, step: Any) -> Any:
-    """Follow one step of a location from model to model."""
-    if isinstance(step, int):
-        return model
-    candidates = (
-        _models_in(model.model_fields[step].annotation) if step in model.model_fields else []
-    )
-    if not candidates:
-        return model if step in _BRANCHES and model.__name__ != "Experiment" else None
-    return candidates[0]
-
-
-def _models_in(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -18,10 +18,11 @@ def resolve_axes(x: Tensor, axes: tuple[int, ...] | None) -> tuple[int, ...]:
         An axis does not exist in x, is the batch axis, or none is left.
     """
     resolved = tuple(range(2, x.ndim)) if axes is None else tuple(sorted(axes))
-    if not resolved or resolved[0] < 1 or resolved[-1] >= x.ndim:
+    distinct = len(set(resolved)) == len(resolved)
+    if not resolved or not distinct or resolved[0] < 1 or resolved[-1] >= x.ndim:
         raise ValueError(
             f"feature axes {resolved} do not fit an input of shape {tuple(x.shape)}: "
-            f"give axes between 1 and {x.ndim - 1}"
+            f"give distinct axes between 1 and {x.ndim - 1}"
         )
     return resolved
 

@@ -75,7 +75,8 @@ class Method:
         generator
             Random numbers of the perturbation, on the device of x; None: torch's own.
         state
-            What some parts need beside that; see `attrreg.state.State`.
+            What some parts need beside that; see `attrreg.state.State`. Without one, an attribution
+            that needs random numbers takes torch's own, so that a control never shifts `generator`.
 
         Returns
         -------
@@ -84,7 +85,7 @@ class Method:
             a perturbation ``masked_area`` (share of features changed) and ``energy``
             (Σ‖x̃ − x‖² ÷ Σ‖x‖²).
         """
-        state = state or State(generator=generator)
+        state = state or State()
         x = x.detach()
         if self.perturbation is None:
             return self.objective(SharedPass(model, x), x, None, y)
@@ -116,7 +117,7 @@ class Method:
         """
         if self.perturbation is None:
             raise ValueError("this method does not perturb its input")
-        state = state or State(generator=generator)
+        state = state or State()
         own = None
         if isinstance(self.attribution, parameters.Control):
             own = catalogue.implement(self.attribution.of)(model, x, y, state)

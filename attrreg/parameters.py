@@ -178,9 +178,10 @@ class Block(Masking):
     """RelDrop, block and patch form: erase boxes centred on features among the most relevant.
 
     ``patches`` boxes are centred on distinct features drawn from the ``centres`` most relevant.
-    Together they take a share of the features uniform in ``area``, their aspect is log-uniform in
-    ``aspect`` (height ÷ width; unused on one axis). ``placement``: shifted inside the input, so
-    that the area does not depend on the centre, or clipped at the border as published.
+    Their areas are equal and add up to a share of the features uniform in ``area``; where they
+    overlap, less is erased. Their aspect is log-uniform in ``aspect`` (height ÷ width; unused on
+    one axis). ``placement``: shifted inside the input, so that the area does not depend on the
+    centre, or clipped at the border as published.
     """
 
     implementation: ClassVar[str] = "attrreg.perturbation:Block"

@@ -20,7 +20,7 @@ __all__ = [
     "Perturbed",
     "ReplaceLowest",
     "Scale",
-    "box_mask",
+    "box_depth",
     "fill_values",
     "rank",
 ]
@@ -89,17 +89,31 @@ class Block(parameters.Block):
         axes: tuple[int, ...] | None = None,
         own: Tensor | None = None,
     ) -> Perturbed:
-        """Return x with the boxes erased in all channels; relevance is (n, *features)."""
+        """Return x with the boxes erased in all channels; relevance is (n, *features).
+
+        `own` is the sample's own map where `relevance` is a control's: as many features are erased
+        as around the own map's centres, those nearest to the control's boxes.
+        """
         coin = _coin(self.coin, self.p, x, generator)
-        extents = self._extents(relevance, generator)
-        flat = relevance.flatten(1)
+        extents = self._extents(relevance, generator).unsqueeze(1)
+        top = min(self.centres, relevance[0].numel())
+        choice = _uniform((len(x), top), x, generator).argsort(1)[:, : self.patches]
+        depth = self._depth(relevance, choice, extents)
+        mask = depth < 1
+        if own is not None:
+            erased = (self._depth(own, choice, extents) < 1).flatten(1).sum(1)
+            mask = rank(depth) < erased.view(-1, *[1] * (mask.ndim - 1))
+        return _erase(x, _toss(mask, coin), self.fill, axes, generator)
+
+    def _depth(self, relevance: Tensor, choice: Tensor, extents: Tensor) -> Tensor:
+        """Return how far each feature is from the nearest box; below 1 it is inside.
+
+        `choice` (n, boxes) picks among the most relevant features, most relevant first.
+        """
+        flat, shape = relevance.flatten(1), relevance.shape[1:]
         top = flat.topk(min(self.centres, flat.shape[1]), dim=1).indices
-        order = _uniform(top.shape, x, generator).argsort(1)[:, : self.patches]
-        centres = _coordinates(top.gather(1, order), relevance.shape[1:])
-        boxes = box_mask(
-            centres, extents.unsqueeze(1), relevance.shape[1:], self.placement == "inside"
-        )
-        return _erase(x, _toss(boxes.any(1), coin), self.fill, axes, generator)
+        centres = _coordinates(top.gather(1, choice), shape)
+        return box_depth(centres, extents, shape, self.placement == "inside").amin(1)
 
     def _extents(self, relevance: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw the size of one box per sample, (n, feature axes), whole features."""
@@ -119,13 +133,11 @@ class Block(parameters.Block):
         height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         fits = (height <= sizes[0]) & (width <= sizes[1])
         first = fits.int().argmax(1, keepdim=True)  # the first candidate where none fits
-        return torch.cat(
-            [
-                extent.gather(1, first).clamp(1, size)
-                for extent, size in zip((height, width), sizes, strict=True)
-            ],
-            dim=1,
-        )
+        area, height, width = (each.gather(1, first) for each in (area, height, width))
+        # where none fits, the side that is too long is cut and the other keeps the area
+        width = torch.where(height > sizes[0], (area / sizes[0]).round(), width)
+        height = torch.where(width > sizes[1], (area / sizes[1]).round(), height)
+        return torch.cat([height.clamp(1, sizes[0]), width.clamp(1, sizes[1])], dim=1)
 
 
 class ReplaceLowest(parameters.ReplaceLowest):
@@ -212,8 +224,8 @@ def rank(values: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).view(values.shape)
 
 
-def box_mask(centres: Tensor, extents: Tensor, shape: tuple[int, ...], inside: bool) -> Tensor:
-    """Return which features lie in a box.
+def box_depth(centres: Tensor, extents: Tensor, shape: tuple[int, ...], inside: bool) -> Tensor:
+    """Return how far each feature is from the middle of a box: below 1 inside, 1 at its border.
 
     Parameters
     ----------
@@ -224,23 +236,24 @@ def box_mask(centres: Tensor, extents: Tensor, shape: tuple[int, ...], inside: b
     shape
         Sizes of the feature axes.
     inside
-        Shift boxes that stick out until they fit; otherwise they are cut off.
+        Shift boxes that stick out until they fit; otherwise they stick out.
 
     Returns
     -------
     Tensor
-        bool (n, boxes, *shape).
+        (n, boxes, *shape): the largest over the axes of distance ÷ half the extent.
     """
-    mask = torch.ones((), dtype=torch.bool, device=centres.device)
+    depth = torch.zeros((), dtype=extents.dtype, device=centres.device)
     for axis, size in enumerate(shape):
         extent = extents[..., axis]
         start = centres[..., axis] - torch.div(extent, 2, rounding_mode="floor")
         if inside:
             start = torch.minimum(start.clamp_min(0), size - extent)
-        place = torch.arange(size, device=centres.device)
-        within = (place >= start.unsqueeze(-1)) & (place < (start + extent).unsqueeze(-1))
-        mask = mask & within.view(*within.shape[:2], *_one_axis(axis, len(shape), size))
-    return mask
+        middle = (start + (extent - 1) / 2).unsqueeze(-1)
+        place = torch.arange(size, dtype=extents.dtype, device=centres.device)
+        away = (place - middle).abs() / (extent.unsqueeze(-1) / 2)
+        depth = torch.maximum(depth, away.view(*away.shape[:2], *_one_axis(axis, len(shape), size)))
+    return depth
 
 
 def fill_values(

@@ -11,20 +11,21 @@ raises by name.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrreg.attribution.guards import audit, evaluating
+from attrreg.attribution.guards import UnsupportedOperation, untouched
 from attrreg.attribution.interception import Interception
-from attrreg.attribution.operations import OPERATIONS
+from attrreg.attribution.operations import OPERATIONS, QUERIES
 from attrreg.attribution.rules import Rule, resolve_rule
 
 __all__ = ["Ledger", "Output", "Target", "ledger", "relevance"]
 
 Output = Literal["logit", "log-probability"]
+NO_DEPENDENCE = "the model's output does not depend on its input, as far as autograd can see"
 Target = Tensor | Callable[[Tensor], Tensor]
 
 
@@ -91,6 +92,7 @@ def relevance(
     (z⁺).
     """
     rule = resolve_rule(rule)
+    _check_output(output)
     if rule.backward == "layers":
         if create_graph:
             raise ValueError(
@@ -99,7 +101,9 @@ def relevance(
             )
         return _propagated(model, x, target, rule, output, None)
     gradient = _gradient(model, x, target, output, create_graph)
-    return gradient if rule.backward == "gradient" else gradient * x
+    if rule.backward == "gradient":
+        return gradient
+    return gradient * (x if create_graph else x.detach())
 
 
 def ledger(
@@ -112,8 +116,9 @@ def ledger(
     rule = resolve_rule(rule)
     if rule.backward != "layers":
         raise ValueError(f"rule {rule.name!r} keeps no ledger: use a layer-wise rule")
-    absorbed = x.new_zeros(len(x))
-    explained = x.new_zeros(len(x))
+    _check_output(output)
+    with torch.inference_mode(False):
+        absorbed, explained = x.new_zeros(len(x)), x.new_zeros(len(x))
 
     def absorb(amount: Tensor) -> None:
         absorbed.add_(amount.flatten(1).sum(1))
@@ -129,14 +134,14 @@ def ledger(
 def _gradient(
     model: nn.Module, x: Tensor, target: Target, output: Output, create_graph: bool
 ) -> Tensor:
-    with evaluating(model), torch.enable_grad():
-        leaf = x if create_graph and x.requires_grad else x.detach().requires_grad_()
-        logits = model(leaf)
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model):
+        leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
+        logits = model(leaf.clone())  # which the model may change in place
         _check_logits(logits, x)
-        if output not in ("logit", "log-probability"):
-            _refuse_output(output)
-        explained = logits if output == "logit" else logits.log_softmax(1)
         weights = _weights(logits.detach(), target)
+        explained = logits if output == "logit" else logits.log_softmax(1)
+        if not explained.requires_grad:
+            raise UnsupportedOperation(NO_DEPENDENCE)
         return torch.autograd.grad(explained, leaf, weights, create_graph=create_graph)[0]
 
 
@@ -150,17 +155,21 @@ def _propagated(
 ) -> Tensor:
     # Relevance is computed outside autocast: z⁺ sums and their quotients need the full precision.
     plain = torch.autocast(device_type=x.device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), plain, evaluating(model):
+    with torch.inference_mode(False), torch.enable_grad(), plain, untouched(model):
         leaf = x.detach().clone().requires_grad_()
-        with Interception(model, leaf, rule, OPERATIONS, absorbed) as interception:
-            logits = interception.settle(model(leaf))
+        run = Interception(model, leaf, rule, OPERATIONS, QUERIES, absorbed)
+        with run:
+            logits = model(leaf)
         _check_logits(logits, x)
-        audit(logits)
+        logits = run.settle(logits)
+        run.check(logits)
+        if not run.is_live(logits):
+            raise UnsupportedOperation(NO_DEPENDENCE)
         seed = _seed(logits.detach(), target, output)
-        leaves = [leaf] if interception.even is None else [leaf, interception.even]
+        leaves = [leaf] if run.even is None else [leaf, run.even]
         g, *even = torch.autograd.grad(logits, leaves, seed, allow_unused=True)
-    total = torch.zeros_like(x) if g is None else x.detach() * g
-    return total + even[0] if even else total
+        total = torch.zeros_like(leaf) if g is None else leaf.detach() * g
+        return total + even[0] if even and even[0] is not None else total
 
 
 def _seed(logits: Tensor, target: Target, output: Output) -> Tensor:
@@ -168,21 +177,26 @@ def _seed(logits: Tensor, target: Target, output: Output) -> Tensor:
     weights = _weights(logits, target)
     if output == "logit":
         return weights
-    if output == "log-probability":
-        return weights - weights.sum(1, keepdim=True) * logits.softmax(1)
-    _refuse_output(output)
+    return weights - weights.sum(1, keepdim=True) * logits.softmax(1)
 
 
 def _weights(logits: Tensor, target: Target) -> Tensor:
     weights = target if isinstance(target, Tensor) else target(logits)
     if weights.shape == logits.shape and weights.is_floating_point():
         return weights.to(logits.dtype)
-    if weights.shape == logits.shape[:1] and not weights.is_floating_point():
-        return F.one_hot(weights, logits.shape[1]).to(logits.dtype)
-    raise ValueError(
-        f"target has shape {tuple(weights.shape)} and dtype {weights.dtype}: give class indices "
-        f"({len(logits)},) int64 or weights {tuple(logits.shape)} floating point"
-    )
+    n, classes = logits.shape
+    if weights.shape != (n,) or weights.dtype != torch.int64:
+        raise ValueError(
+            f"target has shape {tuple(weights.shape)} and dtype {weights.dtype}: give class "
+            f"indices ({n},) int64 or weights ({n}, {classes}) floating point"
+        )
+    # on a GPU looking at the values would make the host wait
+    if weights.device.type == "cpu" and bool(((weights < 0) | (weights >= classes)).any()):
+        raise ValueError(
+            f"target has class indices from {int(weights.min())} to {int(weights.max())}, but the "
+            f"model has classes 0 to {classes - 1}"
+        )
+    return F.one_hot(weights, classes).to(logits.dtype)
 
 
 def _check_logits(logits: Any, x: Tensor) -> None:
@@ -191,5 +205,6 @@ def _check_logits(logits: Any, x: Tensor) -> None:
         raise ValueError(f"the model returned {found} for {len(x)} samples: give (n, classes)")
 
 
-def _refuse_output(output: str) -> NoReturn:
-    raise ValueError(f"unknown output {output!r}: known are logit, log-probability")
+def _check_output(output: str) -> None:
+    if output not in ("logit", "log-probability"):
+        raise ValueError(f"unknown output {output!r}: known are logit, log-probability")

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["UnsupportedOperation", "audit", "evaluating", "module_path"]
+__all__ = ["Graph", "UnsupportedOperation", "evaluating", "module_path", "untouched"]
 
 
 class UnsupportedOperation(RuntimeError):
@@ -26,65 +28,74 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-# The nodes that autograd records for the operations of `attrreg.attribution.engine`.
-KNOWN_NODES = frozenset(
-    {
-        "AccumulateGrad",
-        "AdaptiveAvgPool1DBackward",
-        "AdaptiveAvgPool2DBackward",
-        "AddBackward",
-        "AvgPool1DBackward",
-        "AvgPool2DBackward",
-        "CatBackward",
-        "CloneBackward",
-        "ConstantPadNdBackward",
-        "DivBackward",
-        "ExpandBackward",
-        "MaxPool2DWithIndicesBackward",
-        "MeanBackward",
-        "MulBackward",
-        "PermuteBackward",
-        "PropagatedBackward",
-        "ReluBackward",
-        "ReshapeAliasBackward",
-        "SliceBackward",
-        "SqueezeBackward",
-        "SumBackward",
-        "TransposeBackward",
-        "UnsafeViewBackward",
-        "UnsqueezeBackward",
-        "ViewBackward",
-    }
-)
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """As `evaluating`, and give back what a model may change even so: buffers, the random stream.
 
-
-def audit(output: Tensor) -> None:
-    """Check that autograd recorded only operations that have a relevance rule.
-
-    The interception sees calls from Python. A scripted function or a custom
-    ``autograd.Function`` escapes it, but not the graph that autograd keeps.
-
-    Raises
-    ------
-    UnsupportedOperation
-        A node of the graph belongs to no supported operation, or there is no graph.
+    The random stream is the CPU's; a GPU's could not be read while its work is captured.
     """
-    if output.grad_fn is None:
-        raise UnsupportedOperation("the model's output does not depend on its input by autograd")
-    seen = {output.grad_fn}
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        name = node.name().rsplit("::", 1)[-1].rstrip("0123456789")
-        if name not in KNOWN_NODES:
-            raise UnsupportedOperation(
-                f"the model computes {name.removesuffix('Backward')} where attrreg cannot see it "
-                "(scripted or traced code, or an autograd.Function); relevance has no rule for it"
-            )
+    kept = [
+        (buffer, buffer._version, buffer.clone())
+        for buffer in model.buffers()
+        if not buffer.is_inference()
+    ]
+    stream = torch.get_rng_state()
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        torch.set_rng_state(stream)
+        with torch.no_grad():
+            for buffer, version, value in kept:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+class Graph:
+    """The nodes of autograd's graph that operations with a relevance rule have recorded.
+
+    Calls from Python are intercepted. A scripted function or a custom ``autograd.Function`` escapes
+    that, but not the graph that autograd keeps: what leads to the input and was never admitted.
+    """
+
+    def __init__(self, leaf: Tensor) -> None:
+        self._known: set[Any] = {torch.autograd.graph.get_gradient_edge(leaf).node}
+        self._apart: set[Any] = set()  # nodes found to lead to parameters only
+
+    def admit(self, output: Tensor, inputs: list[Tensor]) -> None:
+        """Admit the nodes that lie between an operation's inputs and its output."""
+        ends = {tensor.grad_fn for tensor in inputs}
+        waiting: list[Any] = [output.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in self._known and node not in ends:
+                self._known.add(node)
+                waiting.extend(parent for parent, _ in node.next_functions)
+
+    def hidden(self, tensor: Tensor) -> str | None:
+        """Return the name of an operation that nobody has admitted on the way to the input.
+
+        Of several the one nearest to the input. None where there is none: all of the way is
+        admitted, or the tensor does not depend on the input.
+        """
+        return None if tensor.grad_fn is None else self._hidden(tensor.grad_fn)
+
+    def _hidden(self, node: Any) -> str | None:
+        if node in self._known or node in self._apart:
+            return None
+        reaches = False
         for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                waiting.append(parent)
+            if parent is None:
+                continue
+            nearer = self._hidden(parent)
+            if nearer is not None:
+                return nearer
+            reaches = reaches or parent in self._known
+        if reaches:
+            name: str = node.name().rpartition("::")[2].rstrip("0123456789")
+            return name.removesuffix("Backward")
+        self._apart.add(node)
+        return None
 
 
 def module_path(model: nn.Module) -> str:

@@ -4,19 +4,20 @@ No hooks and no surgery on the model: what is replaced is the call, recognised b
 tensors are recognised by identity.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.weak import WeakIdKeyDictionary
 
-from attrreg.attribution.guards import UnsupportedOperation, module_path
+from attrreg.attribution.guards import Graph, UnsupportedOperation, module_path
 from attrreg.attribution.layers import Affine, Convolution, propagate
 from attrreg.attribution.rules import Rule
 
-__all__ = ["Interception", "Operation"]
+__all__ = ["Interception", "Operation", "tensors_in"]
 
 Operation = Callable[..., Any]
 
@@ -46,6 +47,27 @@ class Propagated(torch.autograd.Function):
         return (None, g, None, None) if ctx.spreads_evenly else (g, None, None, None)
 
 
+class Facts:
+    """What is known of a live tensor.
+
+    ``nonnegative``: no entry can be below zero. ``raw``: no affine layer lies between the input and
+    it. ``convolution``: the input and the layer that made it, where it is a convolution's output
+    that a batch norm may read. ``memory``: the address of its storage.
+    """
+
+    __slots__ = ("convolution", "memory", "nonnegative", "raw")
+
+    def __init__(
+        self,
+        memory: int,
+        nonnegative: bool = False,
+        raw: bool = False,
+        convolution: tuple[Tensor, Convolution] | None = None,
+    ) -> None:
+        self.memory, self.nonnegative = memory, nonnegative
+        self.raw, self.convolution = raw, convolution
+
+
 class Interception(TorchFunctionMode):
     """Runs a model with its affine layers replaced; every other operation as it is.
 
@@ -59,6 +81,8 @@ class Interception(TorchFunctionMode):
         The propagation.
     operations
         What to do instead of each function.
+    queries
+        Functions that tell something about a tensor other than its values; they just run.
     absorbed
         Receives what layers keep, or None.
     """
@@ -69,37 +93,42 @@ class Interception(TorchFunctionMode):
         leaf: Tensor,
         rule: Rule,
         operations: Mapping[Any, Operation],
+        queries: frozenset[Any],
         absorbed: Callable[[Tensor], None] | None,
     ) -> None:
         super().__init__()
         self.model, self.leaf, self.rule = model, leaf, rule
-        self.operations, self.absorbed = operations, absorbed
+        self.operations, self.queries, self.absorbed = operations, queries, absorbed
         self.even: Tensor | None = None  # the second leaf, for ``flat``
-        # All are looked up by identity; the tensors are held so that no identity is used twice.
-        self._live: dict[int, Tensor] = {id(leaf): leaf}
-        self._pending: dict[int, tuple[Tensor, Convolution]] = {}
-        self._replaced: dict[int, Tensor] = {}
-        self._nonnegative: set[int] = set()
-        self._viewed: set[int] = set()
+        self.graph = Graph(leaf)
+        # Looked up by identity, and forgotten with the tensor: what the model has dropped is freed,
+        # and no identity is used twice.
+        self._facts = WeakIdKeyDictionary()
+        self._changed = WeakIdKeyDictionary()  # tensor: what stands for it since an in-place call
+        self._facts[leaf] = Facts(_memory(leaf), raw=True)
 
     def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Give a call with a live tensor to the operation that knows it."""
         kwargs = kwargs or {}
-        if not any(self._holds_live(value) for value in (*args, *kwargs.values())):
+        if func in self.queries:
+            return func(*args, **kwargs)
+        live = False
+        for tensor in tensors_in((args, kwargs)):
+            if tensor in self._facts:
+                live = True
+            elif tensor.grad_fn is not None:
+                self.check(tensor)
+        if not live:
             return func(*args, **kwargs)
         operation = self.operations.get(func)
-        if operation is not None:
-            return operation(self, func, *args, **kwargs)
-        result = func(*args, **kwargs)
-        if _holds_tensor(result):
+        if operation is None or kwargs.get("out") is not None:
             self.refuse(func)
-        return result  # a shape, a type, a device: nothing flows through it
+        try:
+            return operation(self, func, *args, **kwargs)
+        except TypeError as error:
+            self.refuse(func, f"is called in a form that has no relevance rule ({error})")
 
     def refuse(self, func: Any, because: str = "has no relevance rule") -> NoReturn:
         """Raise for an operation, by its name and the module that calls it."""
@@ -113,64 +142,75 @@ class Interception(TorchFunctionMode):
             "model."
         )
 
-    def live(self, tensor: Tensor, nonnegative: bool = False) -> Tensor:
-        """Note that a tensor depends on the input."""
-        self._live[id(tensor)] = tensor
-        if nonnegative:
-            self._nonnegative.add(id(tensor))
-        return tensor
+    def facts(self, tensor: Any) -> Facts | None:
+        """Return what is known of a tensor, None where it does not depend on the input."""
+        return self._facts.get(tensor) if isinstance(tensor, Tensor) else None
 
     def is_live(self, value: Any) -> bool:
         """Whether the value is a tensor that depends on the input."""
-        return isinstance(value, Tensor) and id(value) in self._live
+        return self.facts(value) is not None
 
     def is_nonnegative(self, tensor: Tensor) -> bool:
         """Whether no entry of the tensor can be negative, as far as is known without looking."""
-        return id(tensor) in self._nonnegative
-
-    def _holds_live(self, value: Any) -> bool:
-        if isinstance(value, list | tuple):
-            return any(self._holds_live(item) for item in value)
-        return self.is_live(value)
+        facts = self.facts(tensor)
+        return facts is not None and facts.nonnegative
 
     def settle(self, tensor: Tensor) -> Tensor:
-        """Return what stands for the tensor: after in-place calls, with its rule applied."""
-        while id(tensor) in self._replaced:
-            tensor = self._replaced[id(tensor)]
-        if id(tensor) not in self._pending:
-            return tensor
-        x, layer = self._pending[id(tensor)]
-        return self.affine(x, tensor.detach(), layer, self.rule.convolution)
+        """Return what stands for a tensor after the in-place calls of the model."""
+        while tensor in self._changed:
+            tensor = self._changed[tensor]
+        return tensor
 
-    def replace(self, func: Any, tensor: Tensor, by: Tensor) -> Tensor:
+    def check(self, tensor: Tensor) -> None:
+        """Refuse a tensor that depends on the input in a way that was not intercepted."""
+        hidden = self.graph.hidden(tensor)
+        if hidden is not None:
+            raise UnsupportedOperation(
+                f"{type(self.model).__name__} computes {hidden} where attrreg cannot see it "
+                "(scripted or traced code, or an autograd.Function); relevance has no rule for it. "
+                "The rules 'gradient' and 'gradient-x-input' work on every differentiable model."
+            )
+
+    def admit(
+        self, func: Any, output: Tensor, inputs: list[Tensor], nonnegative: bool = False
+    ) -> Tensor:
+        """Take note of what an operation has made of live tensors."""
+        if output.grad_fn is None:
+            self.refuse(func, "is computed without a graph")
+        known = [facts for facts in map(self.facts, inputs) if facts is not None]
+        self.graph.admit(output, inputs)
+        if output not in self._facts:
+            raw = any(facts.raw for facts in known)
+            self._facts[output] = Facts(_memory(output), nonnegative, raw)
+        return output
+
+    def change(self, func: Any, tensor: Tensor, by: Tensor) -> Tensor:
         """Let every later reading of a tensor, changed in place by the model, see the result."""
-        if id(tensor) in self._viewed:
-            self.refuse(func, "changes a tensor in place of which the model holds a view")
-        self._replaced[id(tensor)] = by
+        tensor = self.settle(tensor)
+        memory = _memory(tensor)
+        if sum(facts.memory == memory for facts in self._facts.values()) > 1:
+            self.refuse(func, "changes in place a tensor whose memory another one shares")
+        self._changed[tensor] = by
         return by
 
-    def note_view(self, tensor: Tensor, view: Tensor) -> None:
-        """Note that two tensors may share memory."""
-        self._viewed.update((id(tensor), id(view)))
+    def affine(
+        self, func: Any, x: Tensor, z: Tensor, layer: Affine, how: str, alone: bool = True
+    ) -> Tensor:
+        """Put an affine layer into the graph under a propagation.
 
-    def wait(self, x: Tensor, z: Tensor, layer: Convolution) -> Tensor:
-        """Keep a convolution back until it is known whether a batch norm reads it."""
-        self._pending[id(z)] = (x, layer)
-        return self.live(z)
-
-    def waiting(self, tensor: Tensor) -> tuple[Tensor, Convolution] | None:
-        """Return input and layer of a convolution that was kept back."""
-        return self._pending.get(id(tensor))
-
-    def affine(self, x: Tensor, z: Tensor, layer: Affine, how: str) -> Tensor:
-        """Put an affine layer into the graph under a propagation."""
+        `alone` is False for a convolution whose output a batch norm may read.
+        """
+        if len(z) != len(self.leaf):
+            self.refuse(func, "does not keep the samples on its first axis")
+        facts = self.facts(x)
         even = None
-        if x is self.leaf and self.rule.first is not None:
-            if not isinstance(layer, Convolution):
+        if self.rule.first is not None and facts is not None and facts.raw:
+            if x is not self.leaf or not isinstance(layer, Convolution):
                 raise UnsupportedOperation(
                     f"rule {self.rule.name!r} spreads relevance over the taps of the first "
-                    f"convolution, but module {module_path(self.model)!r} of "
-                    f"{type(self.model).__name__} reads the input first"
+                    f"convolution, but {_name(func)} in module {module_path(self.model)!r} of "
+                    f"{type(self.model).__name__} reads the input first, or it is rearranged "
+                    "before: use a rule without 'flat'"
                 )
             how = self.rule.first
             if self.even is None:
@@ -183,17 +223,33 @@ class Interception(TorchFunctionMode):
             layer,
             how,
             self.rule.epsilon,
-            nonnegative=self.is_nonnegative(x),
+            nonnegative=facts is not None and facts.nonnegative,
             absorbed=self.absorbed,
         )
-        return self.live(Propagated.apply(x, even, z, back))
+        output = Propagated.apply(x, even, z, back)
+        if output.grad_fn is None:
+            self.refuse(func, "is computed without a graph")
+        self.graph.admit(output, [x])
+        made = None if alone or not isinstance(layer, Convolution) else (x, layer)
+        self._facts[output] = Facts(_memory(output), convolution=made)
+        return output
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value or in the containers it is made of."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _name(func: Any) -> str:
     return getattr(func, "__name__", str(func)).strip("_")
-
-
-def _holds_tensor(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    return isinstance(value, list | tuple) and any(_holds_tensor(item) for item in value)

@@ -59,7 +59,9 @@ class Convolution:
         """Shape the bias so that it broadcasts over z."""
         return bias.view(-1, *[1] * len(self.stride))
 
-    def spread_evenly(self, relevance: Tensor, x: Tensor) -> Tensor:
+    def spread_evenly(
+        self, relevance: Tensor, x: Tensor, absorbed: Callable[[Tensor], None] | None
+    ) -> Tensor:
         """Give every tap of a unit that lies inside the input the same share (flat).
 
         Parameters
@@ -68,6 +70,8 @@ class Convolution:
             Of the output, (n, outputs, …).
         x
             The input, (n, channels, …); only its shape is used.
+        absorbed
+            Receives the relevance of units that see only padding, or None.
 
         Returns
         -------
@@ -77,6 +81,8 @@ class Convolution:
         channels = x.shape[1]
         kernel = torch.ones_like(self.weight[:1, :1])
         taps = self._convolve(torch.ones_like(x[:1, :1]), kernel, None, 1)
+        if absorbed is not None:
+            absorbed(torch.where(taps > 0, 0, relevance))
         per_group = relevance.unflatten(1, (self.groups, -1)).sum(2)
         share = per_group / (taps * (channels // self.groups)).clamp_min(1)
         kernels = kernel.expand(self.groups, 1, *kernel.shape[2:])
@@ -158,8 +164,8 @@ def propagate(
     """
     if how == "flat":
         if not isinstance(layer, Convolution):
-            raise TypeError("flat is defined for convolutions that read the input")
-        return layer.spread_evenly(z * g, x)
+            raise ValueError("flat is defined for convolutions that read the input")
+        return layer.spread_evenly(z * g, x, absorbed)
     if how == "plus":
         return _plus(layer, epsilon, x, z, g, nonnegative, absorbed)
     return _epsilon(layer, epsilon, x, z, g, absorbed)
@@ -219,7 +225,7 @@ def _stabilised(g: Tensor, z: Tensor, epsilon: float) -> Tensor:
     if epsilon == 0:
         return g
     magnitude = z.abs()
-    scale = magnitude.flatten(1).mean(1).view(-1, *[1] * (z.ndim - 1))
+    scale = magnitude.mean(tuple(range(1, z.ndim)), keepdim=True)
     return g * (magnitude / (magnitude + epsilon * scale).clamp_min(torch.finfo(z.dtype).tiny))
 
 

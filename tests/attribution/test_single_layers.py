@@ -1,0 +1,162 @@
+"""Each rule against its definition, written out for every pair of an input and a unit."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Apply, batch_norm
+from torch import nn
+from torch.func import jacrev
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from attrreg.attribution import Rule, UnsupportedOperation, relevance
+
+EPSILON = 0.05
+RULES = {
+    "epsilon": Rule("e", epsilon=EPSILON),
+    "plus": Rule("p", convolution="plus", epsilon=EPSILON),
+    "flat": Rule("f", convolution="plus", first="flat", epsilon=EPSILON),
+}
+
+
+def by_definition(layer, x, weights, rule):
+    """Relevance of the input of one affine layer whose outputs are explained by `weights`."""
+    maps = []
+    for sample, weight in zip(x, weights, strict=True):
+        z = layer(sample[None]).flatten()
+        slopes = jacrev(lambda s: layer(s[None]).flatten())(sample).flatten(1)  # (units, inputs)
+        contributions = slopes * sample.flatten()
+        bias = layer(torch.zeros_like(sample)[None]).flatten()
+        lone = contributions / (z + z.sign() * EPSILON * z.abs().mean())[:, None]
+        if rule == "flat":
+            taps = (slopes != 0).to(z.dtype)
+            shares = taps / taps.sum(1, keepdim=True)
+        elif rule == "plus":
+            positive = contributions.clamp_min(0)
+            total = positive.sum(1) + bias.clamp_min(0)
+            shares = torch.where(total[:, None] > 0, positive / total[:, None], lone)
+        else:
+            shares = lone
+        maps.append(((z * weight) @ shares).view_as(sample))
+    return torch.stack(maps)
+
+
+def explained(layer, x, rule, seed=0):
+    """Return (the map of the engine, the map by definition) of one layer."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(layer, nn.Flatten()).double().eval()
+    with torch.no_grad():
+        logits = model(x)
+        weights = torch.randn(logits.shape, generator=generator, dtype=x.dtype)
+        expected = by_definition(layer, x, weights, rule)
+    return relevance(model, x, weights, RULES[rule]), expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rule=st.sampled_from(list(RULES)),
+    groups=st.sampled_from([1, 2]),
+    kernel=st.sampled_from([1, 2, (3, 1), 3]),
+    stride=st.sampled_from([1, 2, (1, 2)]),
+    dilation=st.sampled_from([1, 2]),
+    padded=st.booleans(),
+    bias=st.booleans(),
+    normed=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_convolutions(rule, groups, kernel, stride, dilation, padded, bias, normed, seed):
+    torch.manual_seed(seed)
+    padding = 1 if padded and kernel == 3 else 0
+    shape = (2, 4, kernel, stride, padding, dilation, groups, bias)
+    layer = nn.Conv2d(*shape).double()
+    x = torch.randn(2, 2, 5, 6, dtype=torch.float64)
+    if normed:
+        norm = batch_norm(nn.BatchNorm2d, [1.0, -2.0, 0.5, 3.0], [0.3, -0.2, 0.0, 1.0])
+        layer = nn.Sequential(layer, norm)
+    found, expected = explained(layer, x, rule, seed)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("rule", RULES)
+def test_convolutions_over_one_axis_and_padding_by_name(rule, padding):
+    torch.manual_seed(3)
+    x = torch.randn(2, 2, 9, dtype=torch.float64)
+    found, expected = explained(nn.Conv1d(2, 3, 3, padding=padding).double(), x, rule)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "plus"])
+def test_linear_layers_get_epsilon_also_with_more_axes(rule):
+    torch.manual_seed(4)
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    layer = nn.Linear(5, 4).double()
+    found, expected = explained(layer, x, rule)[0], explained(layer, x, "epsilon")[1]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "plus"])
+def test_lone_batch_norms_get_epsilon(rule):
+    norm = batch_norm(nn.BatchNorm2d, [1.0, -2.0], [0.3, 1.0])
+    x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found, expected = explained(norm, x, rule)[0], explained(norm, x, "epsilon")[1]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon-plus", "epsilon-plus-flat"])
+def test_a_folded_network_has_the_same_map(rule):
+    torch.manual_seed(5)
+    parts = [nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(4, 4, 3, groups=2)]
+    norms = [
+        batch_norm(nn.BatchNorm2d, [1.0, -2.0, 0.5, 3.0], [0.3, -0.2, 0.0, 1.0]) for _ in parts
+    ]
+    head = nn.Linear(16, 3)
+    rest = [nn.ReLU(), nn.Flatten(), head]
+    model = nn.Sequential(parts[0], norms[0], nn.ReLU(), parts[1], norms[1], *rest).double().eval()
+    fused = [fuse_conv_bn_eval(part, norm) for part, norm in zip(parts, norms, strict=True)]
+    folded = nn.Sequential(fused[0], nn.ReLU(), fused[1], *rest).eval()
+    x, y = torch.randn(2, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 2])
+    found, expected = relevance(model, x, y, rule), relevance(folded, x, y, rule)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def _pad(net, x):
+    return net.head(F.relu(net.conv(F.pad(x, (1, 1, 1, 1)))).flatten(1))
+
+
+def _clone(net, x):
+    return net.head(F.relu(F.conv2d(x.clone(), net.conv.weight, net.conv.bias, 1, 1)).flatten(1))
+
+
+def _transpose(net, x):
+    weight = net.conv.weight.transpose(2, 3)
+    h = F.conv2d(x.transpose(2, 3), weight, net.conv.bias, 1, 1).transpose(2, 3)
+    return net.head(F.relu(h).flatten(1))
+
+
+@pytest.mark.parametrize("forward", [_pad, _clone, _transpose])
+def test_flat_is_not_dropped_where_the_input_is_rearranged_first(forward):
+    """The same network, written differently, has the same map or is refused; never another one."""
+    torch.manual_seed(6)
+    layers = {"conv": nn.Conv2d(2, 3, 3), "head": nn.Linear(48, 3)}
+    model = Apply(forward, **layers)
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), layers["head"])
+    plain[0].load_state_dict(layers["conv"].state_dict())
+    x, y = torch.randn(2, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 2])
+    expected = relevance(plain.double(), x, y, "epsilon-plus-flat")
+    try:
+        found = relevance(model, x, y, "epsilon-plus-flat")
+    except UnsupportedOperation:
+        return
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_flat_refuses_a_network_whose_first_layer_it_cannot_spread_over():
+    flattened = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)).double()
+    x = torch.randn(2, 2, 2, 2, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperation, match="epsilon-plus-flat"):
+        relevance(flattened, x, torch.tensor([0, 2]), "epsilon-plus-flat")
+    direct = nn.Sequential(nn.Linear(2, 2), nn.Flatten(), nn.Linear(8, 3)).double()
+    with pytest.raises(UnsupportedOperation, match=r"epsilon-plus-flat.*module '0'"):
+        relevance(direct, x, torch.tensor([0, 2]), "epsilon-plus-flat")

@@ -1,0 +1,159 @@
+"""What can be named exists, is what it says, and is honest about where it comes from."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import timm
+
+from attrreg import catalogue, parameters
+from attrreg.data.sources import Splits
+
+
+def parts_in(annotation):
+    """Return the classes of parts that an annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, parameters.Part):
+        return [annotation]
+    return [part for each in get_args(annotation) for part in parts_in(each)]
+
+
+KINDS = ("attribution", "perturbation", "objective")
+PARTS = [
+    part
+    for kind in KINDS
+    for part in parts_in(parameters.Composition.model_fields[kind].annotation)
+]
+
+TORCH_FREE = """
+import sys
+import attrreg.{module}
+print(sorted({{"torch", "pandas", "timm", "matplotlib"}} & sys.modules.keys()))
+"""
+
+
+def example(part):
+    """Return a part with its defaults; a control controls the gradient."""
+    is_control = issubclass(part, parameters.Control)
+    return part(of="gradient") if is_control else part()
+
+
+def test_all_kinds_of_parts_are_found():
+    names = {part.model_fields["name"].default for part in PARTS}
+    assert {"lrp", "swapped", "block", "scale", "mixture"} <= names
+    assert len(names) == len(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_every_part_is_implemented_with_the_parameters_it_declares(part):
+    implementation = catalogue.load(part.implementation)
+    assert issubclass(implementation, part)
+    assert implementation.model_fields.keys() == part.model_fields.keys()
+    working = catalogue.implement(example(part))
+    assert callable(working)
+    assert dict(working) == dict(example(part))
+
+
+@pytest.mark.parametrize("name", catalogue.method_names())
+def test_every_method_is_a_composition_that_survives_being_written_down(name):
+    composition = catalogue.preset(name)
+    again = parameters.Composition.model_validate(composition.model_dump(mode="json"))
+    assert again == composition
+    assert "image" in catalogue.modalities(composition)
+
+
+def test_a_control_is_the_method_with_another_map():
+    controls = [name for name in catalogue.method_names() if "/" in name]
+    guided = {name.partition("/")[0] for name in controls}
+    assert {name.partition("/")[2] for name in controls} == set(catalogue.CONTROLS)
+    for name in controls:
+        method, control = catalogue.preset(name.partition("/")[0]), catalogue.preset(name)
+        assert catalogue.is_control(control)
+        assert control.attribution.of == method.attribution
+        assert (control.perturbation, control.objective) == (method.perturbation, method.objective)
+    for name, entry in catalogue.PRESETS.items():
+        looks = getattr(entry.composition.attribution, "name", "uniform") != "uniform"
+        assert (name in guided) == looks
+
+
+def test_a_reconstruction_is_called_one_wherever_it_is_shown():
+    marked = {
+        name for name in catalogue.method_names() if "reconstruction" in catalogue.label(name)
+    }
+    assert marked == {
+        name for name in catalogue.method_names() if catalogue.is_reconstruction(name)
+    }
+    assert {name for name in marked if "/" not in name} == {
+        name for name, entry in catalogue.PRESETS.items() if entry.status == "reconstruction"
+    }
+
+
+def test_labels_tell_methods_apart():
+    names = catalogue.method_names()
+    assert len({catalogue.label(name) for name in names}) == len(names)
+    assert catalogue.label("my own") == "my own"
+
+
+@pytest.mark.parametrize("name", catalogue.DATASETS)
+def test_every_dataset_is_what_its_entry_says(name):
+    entry = catalogue.dataset(name)
+    splits = catalogue.load(entry.implementation)()
+    assert isinstance(splits, Splits)
+    sizes = {split: len(images.y) for split, images in splits._asdict().items()}
+    assert sizes == {split: getattr(entry, split) for split in sizes}
+    for images in splits:
+        assert images.x.shape[1:] == entry.shape
+        assert set(images.y.tolist()) == set(range(entry.classes))
+
+
+def test_the_list_of_timm_names_is_true():
+    assert list(catalogue.timm_names()) == sorted(timm.list_models())
+
+
+def test_every_model_is_made_of_a_timm_model():
+    assert {entry.timm for entry in catalogue.MODELS.values()} <= set(catalogue.timm_names())
+    assert not catalogue.MODELS.keys() & set(catalogue.timm_names())
+
+
+@pytest.mark.parametrize(
+    ("look_up", "wrong", "meant"),
+    [
+        (catalogue.dataset, "digitz", "digits"),
+        (catalogue.model, "convnext_atto1", "convnext_atto"),
+        (catalogue.preset, "sgt/swaped", "sgt/swapped"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_one(look_up, wrong, meant):
+    with pytest.raises(KeyError) as error:
+        look_up(wrong)
+    assert repr(wrong) in error.value.args[0]
+    assert f"did you mean {meant!r}?" in error.value.args[0]
+
+
+def test_nothing_is_suggested_for_a_name_that_is_like_none():
+    assert "did you mean" not in catalogue.unknown("dataset", "zzzz", ["digits"])
+
+
+def test_an_override_by_parameters_keeps_the_rest_and_by_name_replaces_the_part():
+    preset = catalogue.preset("reldrop-patch")
+    kept = catalogue.override(preset, {"perturbation": {"fill": "zero"}})
+    assert kept.perturbation == preset.perturbation.model_copy(update={"fill": "zero"})
+    same = catalogue.override(preset, {"perturbation": {"name": "block", "fill": "zero"}})
+    assert same == kept
+    replaced = catalogue.override(preset, {"perturbation": "block"})
+    assert replaced.perturbation == parameters.Block()
+    assert preset == catalogue.preset("reldrop-patch")
+
+
+def test_pairs_of_methods_and_their_controls():
+    names = ["baseline", "sgt/swapped", "sgt", "challenger/scrambled", "own", "own/twin"]
+    assert catalogue.control_pairs(names) == [("sgt", "sgt/swapped"), ("own", "own/twin")]
+
+
+@pytest.mark.parametrize("module", ["cli", "config", "plan", "catalogue", "progress"])
+def test_what_the_workflow_reads_imports_no_heavy_package(module):
+    script = TORCH_FREE.format(module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
