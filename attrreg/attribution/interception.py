@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakIdKeyDictionary
 
-from attrreg.attribution.guards import Graph, UnsupportedOperation, module_path
+from attrreg.attribution.guards import (
+    Graph,
+    UnsupportedOperation,
+    custom_function,
+    module_path,
+)
 from attrreg.attribution.layers import Affine, Convolution, propagate
 from attrreg.attribution.rules import Rule
 
@@ -114,13 +119,8 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self.queries:
             return func(*args, **kwargs)
-        live = False
-        for tensor in tensors_in((args, kwargs)):
-            if tensor in self._facts:
-                live = True
-            elif tensor.grad_fn is not None:
-                self.check(tensor)
-        if not live:
+        # every value is looked at: one that hides a dependence on the input must not pass
+        if not sum([self._concerns(value) for value in (*args, *kwargs.values())]):
             return func(*args, **kwargs)
         operation = self.operations.get(func)
         if operation is None or kwargs.get("out") is not None:
@@ -129,6 +129,17 @@ class Interception(TorchFunctionMode):
             return operation(self, func, *args, **kwargs)
         except TypeError as error:
             self.refuse(func, f"is called in a form that has no relevance rule ({error})")
+
+    def _concerns(self, value: Any) -> bool:
+        """Whether a live tensor is in a value; refuses one that escaped the interception."""
+        if isinstance(value, Tensor):
+            if value in self._facts:
+                return True
+            if value.grad_fn is not None:
+                self.check(value)
+        elif isinstance(value, list | tuple):
+            return sum([self._concerns(item) for item in value]) > 0
+        return False
 
     def refuse(self, func: Any, because: str = "has no relevance rule") -> NoReturn:
         """Raise for an operation, by its name and the module that calls it."""
@@ -175,8 +186,7 @@ class Interception(TorchFunctionMode):
         self, func: Any, output: Tensor, inputs: list[Tensor], nonnegative: bool = False
     ) -> Tensor:
         """Take note of what an operation has made of live tensors."""
-        if output.grad_fn is None:
-            self.refuse(func, "is computed without a graph")
+        self._check_graph(func, output)
         known = [facts for facts in map(self.facts, inputs) if facts is not None]
         self.graph.admit(output, inputs)
         if output not in self._facts:
@@ -192,6 +202,12 @@ class Interception(TorchFunctionMode):
             self.refuse(func, "changes in place a tensor whose memory another one shares")
         self._changed[tensor] = by
         return by
+
+    def _check_graph(self, func: Any, output: Tensor) -> None:
+        if output.grad_fn is None:
+            function = custom_function()
+            inside = f" (inside the autograd.Function {function})" if function else ""
+            self.refuse(func, f"is computed without a graph{inside}")
 
     def affine(
         self, func: Any, x: Tensor, z: Tensor, layer: Affine, how: str, alone: bool = True
@@ -227,8 +243,7 @@ class Interception(TorchFunctionMode):
             absorbed=self.absorbed,
         )
         output = Propagated.apply(x, even, z, back)
-        if output.grad_fn is None:
-            self.refuse(func, "is computed without a graph")
+        self._check_graph(func, output)
         self.graph.admit(output, [x])
         made = None if alone or not isinstance(layer, Convolution) else (x, layer)
         self._facts[output] = Facts(_memory(output), convolution=made)
