@@ -64,11 +64,26 @@ def create(
 
 def use_small_stem(model: nn.Module) -> None:
     """Replace a plain 7×7 stride-2 stem by 3×3 stride 1, and drop the max-pool behind it."""
-    stem = getattr(model, "conv1", None)
+    modules = list(model.named_modules())
+    convolutions = [place for place, (_, each) in enumerate(modules) if isinstance(each, nn.Conv2d)]
+    first, second = (*convolutions, len(modules), len(modules))[:2]
+    if first == len(modules):
+        return
+    path, stem = modules[first]
     if not isinstance(stem, nn.Conv2d) or (stem.kernel_size, stem.stride) != ((7, 7), (2, 2)):
         return
     small = nn.Conv2d(stem.in_channels, stem.out_channels, 3, 1, 1, bias=stem.bias is not None)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-    model.conv1 = small
-    if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
-        model.maxpool = nn.Identity()
+    model.set_submodule(path, small)
+    for path, module in modules[first:second]:
+        if isinstance(module, nn.MaxPool2d):
+            model.set_submodule(_whole_pooling(model, path), nn.Identity())
+            return
+
+
+def _whole_pooling(model: nn.Module, path: str) -> str:
+    """Return the path of a pooling with the blur that may stand beside it in a Sequential."""
+    parent = path.rpartition(".")[0]
+    beside = model.get_submodule(parent)
+    is_pooling = isinstance(beside, nn.Sequential) and not list(beside.parameters())
+    return parent if parent and is_pooling else path
