@@ -17,7 +17,7 @@ def writing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes its place at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}"
+        dir=path.parent, prefix=f".{path.name}-", suffix=f".partial{path.suffix}"
     )
     os.close(handle)
     temporary = Path(name)
@@ -38,8 +38,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            _synchronise(file)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _synchronise(file)
         if path.exists():
             discarded = Path(
                 tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial")

@@ -74,7 +74,7 @@ class Explained(Part):
 class Uniform(Part):
     """No attribution: an independent U(0, 1) value per feature."""
 
-    implementation: ClassVar[str] = "attrreg.attribution.parts:Uniform"
+    implementation: ClassVar[str] = "attrreg.uniform:Uniform"
     name: Literal["uniform"] = "uniform"
 
 

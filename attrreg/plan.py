@@ -129,9 +129,7 @@ def _pack(cells: list[list[Run]], seconds: float) -> list[list[Run]]:
     total = sum(work)
     share = total / max(1, math.ceil(total / seconds))
     ends = [sum(work[: number + 1]) for number in range(len(work))]
-    places = [
-        min(int((end - own / 2) / share), len(cells)) for end, own in zip(ends, work, strict=True)
-    ]
+    places = [int((end - own / 2) / share) for end, own in zip(ends, work, strict=True)]
     numbered = groupby(range(len(cells)), key=lambda number: places[number])
     return [[run for number in numbers for run in cells[number]] for _, numbers in numbered]
 

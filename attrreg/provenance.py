@@ -30,7 +30,8 @@ def array_digest(*arrays: Any) -> str:
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype}{array.shape}".encode())
-        total.update(memoryview(array).cast("B"))
+        if array.size:
+            total.update(array.data if array.flags.c_contiguous else array.tobytes())
     return total.hexdigest()[:16]
 
 
@@ -87,14 +88,25 @@ def _code(module: str) -> tuple[str, list[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported.add(node.module)
-            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            imported.add(source)
+            imported.update(f"{source}.{alias.name}" for alias in node.names)
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
     text = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
     return text, sorted(name for name in imported if _is_own(name))
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """Return the full name of what is imported from, also where it is given relatively."""
+    if node.level == 0:
+        return node.module or ""
+    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
+    parts = package.split(".")
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -45,15 +45,16 @@ def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:
     runs = list(runs)
     for run in runs:
         trained, scored = folder / "runs" / run.path, folder / "scores" / run.path
-        failure = _failure(run, trained, "training") or _failure(run, scored, "evaluation")
+        record, scores = read_record(trained), read_record(scored)
+        if scores is not None and record is not None and scores.get("run") != record["digest"]:
+            scores = None  # they are of weights that are gone
+        failure = _failure(run, record, "training") or _failure(run, scores, "evaluation")
         if failure:
             rows["failures"].append(_keyed(run, pd.DataFrame([failure])))
-        record = read_record(trained)
         if record is None or record["status"] != "finished":
             continue
         rows["history"].append(_keyed(run, pd.read_csv(trained / "history.csv")))
         rows["cost"].append(_keyed(run, _cost(record)))
-        scores = read_record(scored)
         if scores is None or scores["status"] != "finished":
             continue
         for name in ("metrics", "curves", "reliability"):
@@ -99,9 +100,8 @@ def _keyed(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _failure(run: Run, place: Path, stage: str) -> dict[str, Any] | None:
+def _failure(run: Run, record: dict[str, Any] | None, stage: str) -> dict[str, Any] | None:
     """Return how a stage of a run failed or that it is missing; None where it ended well."""
-    record = read_record(place)
     if record is None:
         return {
             "stage": stage,

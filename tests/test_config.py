@@ -170,8 +170,11 @@ JUNK = st.recursive(
     max_leaves=4,
 )
 PLACES = st.sampled_from(
-    "name title grid grid.methods grid.models grid.seeds recipe recipe.optimizer recipe.schedule "
-    "evaluation evaluation.orders statistics statistics.metrics execution other".split()
+    [
+        *("name", "title", "grid", "grid.methods", "grid.models", "grid.seeds", "recipe"),
+        *("recipe.optimizer", "recipe.schedule", "evaluation", "evaluation.orders"),
+        *("statistics", "statistics.metrics", "execution", "other"),
+    ]
 )
 
 

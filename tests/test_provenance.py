@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from experiments import ROOT, written
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrreg.provenance import array_digest, digest, stream_seed
@@ -195,6 +195,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, JSON)
 def test_digests_of_values_are_equal_where_their_json_is(first, second):
     same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
@@ -224,6 +225,7 @@ def test_an_empty_array_has_a_digest_too():
     assert array_digest(np.empty((0, 3))) != array_digest(np.empty((0, 2)))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=5), st.lists(st.integers(0, 99), max_size=3))
 def test_streams_are_told_apart_by_name_and_keys(name, keys):
     seed = stream_seed(name, *keys)

@@ -11,19 +11,9 @@ from attrreg.attribution.engine import relevance
 from attrreg.features import on_features, resolve_axes
 from attrreg.state import State
 
-__all__ = ["LRP", "Gradient", "GradientTimesInput", "Uniform"]
+__all__ = ["LRP", "Gradient", "GradientTimesInput"]
 
 NO_STATE = State()
-
-
-class Uniform(parameters.Uniform):
-    """No attribution: an independent U(0, 1) value per feature."""
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, state: State = NO_STATE) -> Tensor:
-        """Return values in [0, 1), (n, *features)."""
-        axes = resolve_axes(x, state.feature_axes)
-        shape = (len(x), *(x.shape[axis] for axis in axes))
-        return torch.rand(shape, generator=state.generator, dtype=x.dtype, device=x.device)
 
 
 class Gradient(parameters.Gradient):

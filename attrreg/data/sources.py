@@ -123,7 +123,15 @@ def _read(data: Path, dataset: str, split: str) -> tuple[Images, dict]:
     command = f"run `attrreg prepare --dataset {dataset} --data {data}`"
     if not (folder / "dataset.json").is_file():
         raise FileNotFoundError(f"dataset {dataset!r} is not prepared under {data}: {command}")
-    description = read_json(folder / "dataset.json")
+    try:
+        description = read_json(folder / "dataset.json")
+        expected = description["digests"][split]
+        mean, deviation = description["mean"], description["deviation"]
+        np.asarray([mean, deviation], dtype=np.float32)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"{folder / 'dataset.json'} does not describe a dataset ({error}): {command}"
+        ) from error
     try:
         images = Images(
             *(
@@ -133,15 +141,15 @@ def _read(data: Path, dataset: str, split: str) -> tuple[Images, dict]:
                 for axis in "xy"
             )
         )
-        found = array_digest(*map(np.ascontiguousarray, images))
+        found = array_digest(*images)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{split} arrays of {dataset!r} are unreadable ({error}): {command}"
         ) from error
-    if found != description["digests"][split]:
+    if found != expected:
         raise ValueError(
             f"{split} arrays of {dataset!r} have digest {found}, their description says "
-            f"{description['digests'][split]}: {command}"
+            f"{expected}: {command}"
         )
     return images, description
 

@@ -32,6 +32,8 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
     numpy.ndarray
         (n,) int64, a permutation of 0 … n−1.
     """
+    if len(labels) == 0:
+        return np.empty(0, dtype=np.int64)
     shuffled = generator.permutation(len(labels))
     classes = labels[shuffled]
     # the round of a sample: how many of its class stand before it
@@ -59,6 +61,7 @@ def draw_subsets(data: Path, dataset: str, seed: int, labels: np.ndarray) -> Pat
         "seed": seed,
         "rule": RULE,
         "labels": array_digest(labels),
+        "digest": array_digest(order.astype(np.int64)),
         "order": order.tolist(),
     }
     write_json(path, record)
@@ -78,13 +81,19 @@ def read_subset(
         It has not been drawn.
     """
     path = subset_path(data, dataset, seed)
-    command = f"attrreg subset --dataset {dataset} --seed {seed}"
+    command = f"run `attrreg subset --dataset {dataset} --seed {seed} --data {data}`"
     if not path.is_file():
-        raise FileNotFoundError(f"no subset order at {path}: run `{command}`")
-    record = read_json(path)
-    order = np.asarray(record["order"], dtype=np.int64)
-    if record["labels"] != array_digest(labels):
-        raise ValueError(f"{path} was drawn from other labels of {dataset!r}: run `{command}`")
+        raise FileNotFoundError(f"no subset order at {path}: {command}")
+    try:
+        record = read_json(path)
+        order = np.asarray(record["order"], dtype=np.int64)
+        drawn_for = (record["dataset"], record["seed"], record["labels"], record["digest"])
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise ValueError(f"{path} does not hold a subset order ({error}): {command}") from error
+    if drawn_for != (dataset, seed, array_digest(labels), array_digest(order)):
+        raise ValueError(
+            f"{path} was drawn for another dataset or seed or for other labels, or was changed: {command}"
+        )
     if len(order) < train_size:
         raise ValueError(f"{path} orders {len(order)} samples, {train_size} are asked for")
     return order[:train_size]

@@ -99,17 +99,18 @@ def random_block(x: Tensor, generator: torch.Generator, axes: tuple[int, ...]) -
     The order is by the largest distance on any axis, as a share of that axis; ties are random.
     """
     sizes = [x.shape[axis] for axis in axes]
-    shape = (len(x), *sizes)
-    centres = torch.rand((len(x), len(sizes)), generator=generator, device=x.device)
-    distance = torch.zeros(shape, device=x.device)
+    distance = torch.zeros((len(x), *sizes), device=x.device)
     for axis, size in enumerate(sizes):
-        place = (torch.arange(size, device=x.device) + 0.5) / size
-        along = (place - (centres[:, axis, None] * size).floor().add(0.5) / size).abs()
+        centre = torch.randint(size, (len(x), 1), generator=generator, device=x.device)
+        away = (torch.arange(size, device=x.device) - centre).abs() / size
         spread = [len(x), *(size if each == axis else 1 for each in range(len(sizes)))]
-        distance = torch.maximum(distance, along.view(spread))
-    smallest_step = 1 / max(sizes)
-    ties = torch.rand(shape, generator=generator, device=x.device) * smallest_step / 4
-    return rank(distance + ties)
+        distance = torch.maximum(distance, away.view(spread))
+    flat = distance.flatten(1)
+    shuffled = torch.rand(flat.shape, generator=generator, device=x.device).argsort(1)
+    ordered = flat.gather(1, shuffled).argsort(dim=1, stable=True)
+    places = torch.arange(flat.shape[1], device=x.device).expand_as(flat)
+    order = torch.empty_like(shuffled).scatter_(1, shuffled.gather(1, ordered), places)
+    return order.view(distance.shape)
 
 
 def most_relevant_first(relevance: Tensor) -> Tensor:

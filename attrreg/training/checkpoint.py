@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -11,8 +12,9 @@ __all__ = ["load_weights", "save_weights"]
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters and buffers of a model."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    tensors = {  # copies, since weights that share memory cannot be written as such
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
     }
     save_file(tensors, path)
 

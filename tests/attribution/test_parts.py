@@ -6,8 +6,9 @@ from networks import logits_of
 from torch import nn
 
 from attrreg.attribution import relevance
-from attrreg.attribution.parts import LRP, Gradient, GradientTimesInput, Uniform
+from attrreg.attribution.parts import LRP, Gradient, GradientTimesInput
 from attrreg.state import SharedPass, State
+from attrreg.uniform import Uniform
 
 GUIDED = [LRP(), LRP(rule="epsilon"), Gradient(), GradientTimesInput()]
 RULE_OF = {"gradient": "gradient", "gradient-x-input": "gradient-x-input"}

@@ -19,6 +19,7 @@ def generator(seed=0):
 class TestBatchIndices:
     """Passes over the set follow one another without a seam."""
 
+    @settings(deadline=None)
     @given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 30), st.integers(0, 99))
     def test_sizes_are_static_and_samples_used_equally(self, n, batch_size, steps, seed):
         batches = list(batch_indices(n, batch_size, steps, generator(seed)))
@@ -31,6 +32,7 @@ class TestBatchIndices:
             assert len(set(passed)) == len(passed)
             assert set(passed) <= set(range(n))
 
+    @settings(deadline=None)
     @given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 30))
     def test_the_number_of_passes_is_what_was_completed(self, n, batch_size, steps):
         used = 0
@@ -124,7 +126,7 @@ class TestAugment:
         augment(x, Augmentation(crop_padding=1, flip=True), generator())
         assert torch.equal(x, kept)
 
-    @settings(max_examples=20)
+    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_the_same_stream_gives_the_same_images(self, seed):
         x, settings_ = self.images((8, 2, 4, 4)), Augmentation(crop_padding=1, flip=True)

@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pytest
 from experiments import command, prepare_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrreg.data.sources import prepare, read_pool
@@ -17,6 +17,7 @@ LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(
 SEEDS = st.integers(0, 2**32)
 
 
+@settings(deadline=None)
 @given(LABELS, SEEDS)
 def test_an_order_is_a_permutation(labels, seed):
     order = balanced_order(labels, np.random.default_rng(seed))
@@ -29,6 +30,7 @@ def test_an_empty_pool_has_an_empty_order():
     assert (order.shape, order.dtype) == ((0,), np.int64)
 
 
+@settings(deadline=None)
 @given(LABELS, SEEDS)
 def test_every_prefix_is_balanced_as_far_as_the_pool_allows(labels, seed):
     order = balanced_order(labels, np.random.default_rng(seed))
@@ -40,6 +42,7 @@ def test_every_prefix_is_balanced_as_far_as_the_pool_allows(labels, seed):
         assert (taken[behind] == available[behind]).all()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), SEEDS)
 def test_equal_classes_have_the_floor_or_one_more(classes, each, seed):
     labels = np.repeat(np.arange(classes), each)

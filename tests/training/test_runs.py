@@ -14,6 +14,7 @@ from attrreg.data.sources import read_pool
 from attrreg.data.subsets import read_subset, subset_path
 from attrreg.method import build
 from attrreg.objective import Loss
+from attrreg.provenance import array_digest
 from attrreg.records import read_record
 from attrreg.training import runs as training
 from attrreg.training.runs import build_model, choose_device, train_shard
@@ -163,6 +164,7 @@ class TestRun:
         path = subset_path(other, "digits", 0)
         drawn = json.loads(path.read_text())
         drawn["order"] = drawn["order"][::-1]
+        drawn["digest"] = array_digest(np.array(drawn["order"]))
         path.write_text(json.dumps(drawn))
         some = [run for run in runs if run.method == "baseline"]
         outcomes = train_shard(some, results, other, CPU)
