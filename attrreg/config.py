@@ -322,6 +322,9 @@ def read_experiment(path: Path) -> Experiment:
             "configs/demo.yaml is an example to start from"
         )
     content.pop("$schema", None)
+    truth = _misplaced_truth(content, "")
+    if truth:
+        raise ConfigError(f"{path}: {truth}")
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
@@ -352,6 +355,10 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+# The keys that are true or false.
+SWITCHES = ("nesterov", "flip", "detach_clean")
+
+
 class UniqueKeys(yaml.SafeLoader):
     """The safe loader, which refuses a key that stands twice, and takes ``on`` for a word.
 
@@ -379,6 +386,25 @@ class UniqueKeys(yaml.SafeLoader):
                     None, None, f"key {keys[-1]!r} stands twice", key_node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _misplaced_truth(value: Any, place: str) -> str | None:
+    """Say where true or false stands in place of a number or a name: Python counts with both."""
+    if isinstance(value, dict):
+        items = [
+            (f"{place}.{key}" if place else str(key), key, each) for key, each in value.items()
+        ]
+    elif isinstance(value, list):
+        items = [(f"{place}[{number}]", None, each) for number, each in enumerate(value)]
+    else:
+        return None
+    for where, key, each in items:
+        if isinstance(each, bool) and key not in SWITCHES:
+            return f"{where}: found {each}; true and false are allowed for {', '.join(SWITCHES)}"
+        found = None if key == "options" else _misplaced_truth(each, where)
+        if found:
+            return found
+    return None
 
 
 def _each_once(key: str, names: Sequence[Any]) -> None:

@@ -92,7 +92,8 @@ def read_subset(
         raise ValueError(f"{path} does not hold a subset order ({error}): {command}") from error
     if drawn_for != (dataset, seed, array_digest(labels), array_digest(order)):
         raise ValueError(
-            f"{path} was drawn for another dataset or seed or for other labels, or was changed: {command}"
+            f"{path} was drawn for another dataset or seed or for other labels, or was changed: "
+            f"{command}"
         )
     if len(order) < train_size:
         raise ValueError(f"{path} orders {len(order)} samples, {train_size} are asked for")
