@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,6 +21,7 @@ from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe, Strict
 from attrreg.statistics.design import clusters_needed, smallest_p
+from attrreg.yaml_files import ConfigError, read_mapping
 
 __all__ = ["ConfigError", "Experiment", "json_schema", "notices", "read_experiment"]
 
@@ -34,10 +34,6 @@ Metrics = Literal[
     "occlusion-random-block",
     "occlusion-most-relevant-first",
 ]
-
-
-class ConfigError(ValueError):
-    """An experiment file is wrong; the message is one line for its author."""
 
 
 def _no_second_slash(name: str) -> str:
@@ -102,6 +98,10 @@ class NamedModel(Strict):
     @model_validator(mode="after")
     def _base_is_known(self) -> "NamedModel":
         _known("model", self.base)
+        if self.name in catalogue.MODELS or self.name in catalogue.timm_names():
+            raise ValueError(
+                f"{self.name!r} is the name of a model: give the changed model a name of its own"
+            )
         return self
 
 
@@ -301,30 +301,7 @@ def read_experiment(path: Path) -> Experiment:
     ConfigError
         One line: the file, the key, what was found, what is allowed, and the nearest match.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
-    try:
-        content = yaml.load(text, Loader=UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: is not valid YAML{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        raise ConfigError(f"{path}: is empty; configs/demo.yaml is an example to start from")
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path}: holds a {type(content).__name__}, expected keys such as name, grid, recipe; "
-            "configs/demo.yaml is an example to start from"
-        )
-    content.pop("$schema", None)
-    truth = _misplaced_truth(content, "")
-    if truth:
-        raise ConfigError(f"{path}: {truth}")
+    content = read_mapping(path)
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
@@ -337,14 +314,17 @@ def notices(experiment: Experiment) -> list[str]:
     family = max(1, len(experiment.grid.methods) - 1)
     alpha = experiment.statistics.alpha
     p = smallest_p(clusters)
-    if min(1.0, p * family) <= alpha:
+    corrected = min(1.0, p * family)
+    if corrected <= alpha:
         return []
     enough = clusters_needed(alpha, family)
+    decided = "can be significant" if p <= alpha else "will be 'undecided' as well"
     return [
         f"{clusters} clusters (dataset, seed) cannot reach significance: the smallest two-sided p "
-        f"is {p:.3g}, {min(1.0, p * family):.3g} after Holm's correction over {family} "
-        f"comparisons, and alpha is {alpha:g}; at least {enough} clusters are needed. Differences "
-        "and intervals are still reported, verdicts will be 'undecided'."
+        f"is {p:.3g}, {corrected:.3g} after Holm's correction over {family} comparisons with a "
+        f"reference, and alpha is {alpha:g}; at least {enough} clusters are needed. Differences "
+        "and intervals are still reported, these verdicts will be 'undecided'; a guided method "
+        f"against its control, a comparison by itself, {decided}."
     ]
 
 
@@ -353,58 +333,6 @@ def json_schema() -> dict[str, Any]:
     schema = Experiment.model_json_schema()
     schema["properties"]["$schema"] = {"type": "string", "description": "path of this schema"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-# The keys that are true or false.
-SWITCHES = ("nesterov", "flip", "detach_clean")
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which refuses a key that stands twice, and takes ``on`` for a word.
-
-    YAML 1.1 reads ``on``, ``off``, ``yes`` and ``no`` as truth values; YAML 1.2 and editors do not.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, or raise where a key is repeated."""
-        keys: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            keys.append(self.construct_object(key_node, deep=True))
-            if keys.count(keys[-1]) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {keys[-1]!r} stands twice", key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _misplaced_truth(value: Any, place: str) -> str | None:
-    """Say where true or false stands in place of a number or a name: Python counts with both."""
-    if isinstance(value, dict):
-        items = [
-            (f"{place}.{key}" if place else str(key), key, each) for key, each in value.items()
-        ]
-    elif isinstance(value, list):
-        items = [(f"{place}[{number}]", None, each) for number, each in enumerate(value)]
-    else:
-        return None
-    for where, key, each in items:
-        if isinstance(each, bool) and key not in SWITCHES:
-            return f"{where}: found {each}; true and false are allowed for {', '.join(SWITCHES)}"
-        found = None if key == "options" else _misplaced_truth(each, where)
-        if found:
-            return found
-    return None
 
 
 def _each_once(key: str, names: Sequence[Any]) -> None:

@@ -8,7 +8,8 @@ import yaml
 from torch import nn
 
 from attrreg import catalogue
-from attrreg.config import UniqueKeys, read_experiment
+from attrreg.config import read_experiment
+from attrreg.yaml_files import UniqueKeys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

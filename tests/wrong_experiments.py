@@ -178,9 +178,14 @@ WRONG = {
     ),
     "dataset twice": ({"grid.datasets": ["digits"] * 2}, "grid", ["datasets has digits"]),
     "model twice": (
-        {"grid.models": ["resnet18", {"name": "resnet18", "base": "resnet34"}]},
+        {"grid.models": ["resnet18", "resnet18"]},
         "grid",
         ["models has resnet18 more than once"],
+    ),
+    "model of one's own under a name that is taken": (
+        {"grid.models": [{"name": "resnet18", "base": "resnet34"}]},
+        "grid.models[0]",
+        ["'resnet18' is the name of a model", "a name of its own"],
     ),
     "method twice": (
         {"grid.methods": ["baseline", "sgt", "sgt"]},

@@ -7,11 +7,12 @@ A source is a function without arguments that returns `Splits`. `prepare` writes
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 
 from attrreg import catalogue
 from attrreg.data.subsets import balanced_order
-from attrreg.files import new_directory, read_json, write_json
+from attrreg.files import new_directory, read_json, remove_partial, write_json
 from attrreg.provenance import array_digest
 
 __all__ = ["Images", "Pool", "Splits", "digits", "prepare", "read_held_out", "read_pool"]
@@ -86,11 +87,14 @@ def prepare(data: Path, dataset: str) -> Path:
         "sizes": {name: len(images.y) for name, images in splits._asdict().items()},
         "digests": {name: array_digest(*images) for name, images in splits._asdict().items()},
     }
-    with new_directory(folder / "arrays") as arrays:
-        for name, images in splits._asdict().items():
-            np.save(arrays / f"{name}_x.npy", images.x, allow_pickle=False)
-            np.save(arrays / f"{name}_y.npy", images.y, allow_pickle=False)
-    write_json(folder / "dataset.json", description)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".prepare.lock"):
+        remove_partial(folder / "arrays")
+        with new_directory(folder / "arrays") as arrays:
+            for name, images in splits._asdict().items():
+                np.save(arrays / f"{name}_x.npy", images.x, allow_pickle=False)
+                np.save(arrays / f"{name}_y.npy", images.y, allow_pickle=False)
+        write_json(folder / "dataset.json", description)
     return folder / "dataset.json"
 
 

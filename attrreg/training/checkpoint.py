@@ -30,5 +30,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
         model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"{path} holds no weights of this model: {error}") from error

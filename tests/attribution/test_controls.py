@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attrreg.attribution.controls import Scrambled, Swapped
-from attrreg.attribution.parts import LRP, Gradient, Uniform
+from attrreg.attribution.parts import LRP, Gradient
 from attrreg.state import State
+from attrreg.uniform import Uniform
 
 NOBODY = torch.nn.Identity()
 
