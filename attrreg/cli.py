@@ -1,7 +1,7 @@
 """The command line: one command per step of the workflow; each can be run by hand."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,19 +112,12 @@ def train(
     stamp: Annotated[Path | None, typer.Option("--stamp", help="Written at the end.")] = None,
 ) -> None:
     """Train the runs of a shard (without one: of all) that are not there yet."""
-    from attrreg.progress import reporter
+    from attrreg.training.runs import train_shard
 
-    planned = _plan(config)
-    _use_threads(threads)
-    from attrreg.training.runs import choose_device, train_shard
+    def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
+        return train_shard(runs, planned.folder(results), data, device, retry_failed, report)
 
-    device = choose_device(planned.experiment.execution.device)
-    for each in _shards(planned, shard):
-        folder = planned.folder(results)
-        report = reporter(folder, each.name, "training")
-        outcomes = train_shard(each.runs, folder, data, device, retry_failed, report)
-        _say(each.name, outcomes)
-        _stamp(stamp, each.digest)
+    _work_through(work, "training", config, shard, results, threads, stamp)
 
 
 @app.command()
@@ -138,21 +131,13 @@ def evaluate(
     stamp: Annotated[Path | None, typer.Option("--stamp", help="Written at the end.")] = None,
 ) -> None:
     """Evaluate the trained runs of a shard (without one: of all) that have no scores yet."""
-    from attrreg.progress import reporter
-
-    planned = _plan(config)
-    _use_threads(threads)
     from attrreg.evaluation.scores import evaluate_shard
-    from attrreg.training.runs import choose_device
 
-    device = choose_device(planned.experiment.execution.device)
-    protocol = planned.experiment.evaluation
-    for each in _shards(planned, shard):
-        folder = planned.folder(results)
-        report = reporter(folder, each.name, "evaluation")
-        outcomes = evaluate_shard(each.runs, folder, data, protocol, device, retry_failed, report)
-        _say(each.name, outcomes)
-        _stamp(stamp, each.digest)
+    def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
+        folder, protocol = planned.folder(results), planned.experiment.evaluation
+        return evaluate_shard(runs, folder, data, protocol, device, retry_failed, report)
+
+    _work_through(work, "evaluation", config, shard, results, threads, stamp)
 
 
 @app.command()
@@ -314,19 +299,29 @@ def _notice(planned: "Plan") -> None:
         print(f"note: {notice}", file=sys.stderr)
 
 
-def _shards(planned: "Plan", name: str) -> list[Any]:
-    return [planned.shard(name)] if name else list(planned.shards)
-
-
-def _use_threads(threads: int) -> None:
+def _work_through(
+    work: Callable[["Plan", Any, Any, Any], Mapping[Any, str]],
+    stage: str,
+    config: Path,
+    shard: str,
+    results: Path,
+    threads: int,
+    stamp: Path | None,
+) -> None:
+    """Do the work of a stage on one shard or on all, and say what became of each run."""
     import torch
 
+    from attrreg.progress import reporter
+    from attrreg.training.runs import choose_device
+
+    planned = _plan(config)
     torch.set_num_threads(threads)
-
-
-def _say(shard: str, outcomes: Mapping[Any, str]) -> None:
-    for run, outcome in outcomes.items():
-        print(f"{shard}: {run.name}: {outcome}")
+    device = choose_device(planned.experiment.execution.device)
+    for each in [planned.shard(shard)] if shard else planned.shards:
+        report = reporter(planned.folder(results), each.name, stage)
+        for run, outcome in work(planned, each.runs, device, report).items():
+            print(f"{each.name}: {run.name}: {outcome}")
+        _stamp(stamp, each.digest)
 
 
 def _stamp(path: Path | None, content: str) -> None:
