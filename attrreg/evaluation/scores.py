@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attrreg.attribution.parts import LRP
@@ -21,7 +20,7 @@ from attrreg.protocol import Evaluation
 from attrreg.provenance import digest, stream_seed
 from attrreg.records import Outcome, read_record, record_work
 from attrreg.state import State
-from attrreg.training.checkpoint import load_weights
+from attrreg.training.checkpoint import load_weights, save_tensors
 from attrreg.training.runs import build_model
 
 __all__ = ["evaluate_shard"]
@@ -118,7 +117,7 @@ def _evaluate(
     }
     curves = _curves(run, model, *held_out.splits["test"], settings)
     metrics |= {f"occlusion-{order}": each.area for order, each in curves.items()}
-    save_file(predictions, place / "predictions.safetensors")
+    save_tensors(predictions, place / "predictions.safetensors")
     _write_rows(
         place / "metrics.csv",
         [{"metric": name, "value": float(value)} for name, value in metrics.items()],
@@ -142,7 +141,7 @@ def _evaluate(
             for number, row in enumerate(zip(*columns.values(), strict=True))
         ],
     )
-    save_file(_gallery(run, model, held_out, settings), place / "maps.safetensors")
+    save_tensors(_gallery(run, model, held_out, settings), place / "maps.safetensors")
     return {}
 
 

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "save_tensors", "save_weights"]
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors; a disk that is full raises OSError, as for every other file."""
+    path.write_bytes(save(tensors))
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -16,7 +21,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, path)
+    save_tensors(tensors, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,5 +1,7 @@
 """Weights come back bit for bit, and what is not this model's is refused by name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -44,3 +46,9 @@ def test_a_file_that_holds_no_weights_of_this_model_is_refused(tmp_path, harm):
     model = nn.Linear(3, 4 if harm == "other sizes" else 2)
     with pytest.raises(ValueError, match=r"weights\.safetensors holds no weights of this model"):
         load_weights(model, path)
+
+
+def test_a_full_disk_is_no_result_of_a_run():
+    """It is an OSError, which a record of work lets pass, and not a failed run."""
+    with pytest.raises(OSError, match="space"):
+        save_weights(nn.Linear(200, 200), Path("/dev/full"))
