@@ -54,6 +54,8 @@ def main() -> None:
         work[f"map {rule}"] = lambda rule=rule: _discard(relevance(model, x, y, rule))  # type: ignore[misc]
     rows = []
     for name, run in work.items():
+        if arguments.only and name not in arguments.only:
+            continue
         ratios = _ratios(run, plain, arguments.repeats, device)
         low, middle, high = np.quantile(ratios, (0.025, 0.5, 0.975))
         interval = _median_interval(ratios)
@@ -134,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--only", nargs="*", help="names such as 'step sgt' or 'map epsilon'")
     return parser.parse_args()
 
 
