@@ -143,12 +143,14 @@ def evaluate(
 @app.command()
 def collect(config: Config, results: Results = RESULTS) -> None:
     """Collect what runs and scores left into tables."""
+    from attrreg.files import writing
     from attrreg.tables import collect as write
 
     planned = _plan(config)
     folder = planned.folder(results)
     counts = write(planned.runs, folder)
-    (folder / "tables" / "experiment.yaml").write_text(config.read_text())
+    with writing(folder / "tables" / "experiment.yaml") as temporary:
+        temporary.write_text(config.read_text())
     print(f"{folder / 'tables'}: " + ", ".join(f"{name} {n} rows" for name, n in counts.items()))
 
 

@@ -1,15 +1,24 @@
 """Files that come into place by rename, so that nothing half-written is ever read."""
 
+import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["new_directory", "path_name", "read_json", "remove_partial", "write_json", "writing"]
+__all__ = [
+    "new_directory",
+    "path_name",
+    "read_json",
+    "remove_partial",
+    "write_json",
+    "write_rows",
+    "writing",
+]
 
 
 @contextmanager
@@ -67,6 +76,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON."""
     with writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, the keys of the first as its head; into a directory not yet in place."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: Path) -> Any:

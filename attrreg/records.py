@@ -16,7 +16,7 @@ import filelock
 from attrreg.files import new_directory, read_json, remove_partial, write_json
 from attrreg.provenance import environment
 
-__all__ = ["RECORD", "Outcome", "is_finished", "read_record", "record_work"]
+__all__ = ["RECORD", "Outcome", "read_record", "record_work"]
 
 RECORD = "run.json"
 Outcome = Literal["made", "kept", "failed", "failed before"]
@@ -68,12 +68,6 @@ def read_record(place: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return record if isinstance(record, dict) and {"digest", "status"} <= record.keys() else None
-
-
-def is_finished(place: Path) -> bool:
-    """Whether the work of a directory ended well."""
-    record = read_record(place)
-    return record is not None and record["status"] == "finished"
 
 
 def _attempt(work: Callable[[Path], dict[str, Any]], directory: Path) -> dict[str, Any]:

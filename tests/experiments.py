@@ -16,6 +16,7 @@ from attrreg.config import Experiment
 from attrreg.data.sources import prepare, read_pool
 from attrreg.data.subsets import draw_subsets
 from attrreg.plan import Plan, make_plan
+from attrreg.records import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -92,3 +93,9 @@ def prepare_data(folder: Path, seeds: Iterable[int] = (0, 1)) -> Path:
     for seed in seeds:
         draw_subsets(folder, "digits", seed, read_pool(folder, "digits").images.y)
     return folder
+
+
+def is_finished(place):
+    """Whether the work recorded in a directory ended well."""
+    record = read_record(place)
+    return record is not None and record["status"] == "finished"

@@ -5,11 +5,11 @@ import re
 import pandas as pd
 import pytest
 import typer
-from experiments import DEMO, command, planned, written
+from experiments import DEMO, command, is_finished, planned, written
 
 from attrreg import catalogue, cli
 from attrreg.plan import make_plan
-from attrreg.records import is_finished, read_record
+from attrreg.records import read_record
 
 COMMANDS = typer.main.get_command(cli.app).commands
 STEPS = {"plan", "prepare", "subset", "train", "evaluate", "collect", "test", "draw", "status"}

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments import is_finished
 
-from attrreg.records import is_finished, read_record, record_work
+from attrreg.records import read_record, record_work
 
 
 class Work:

@@ -118,14 +118,26 @@ def _follow(process: subprocess.Popen[bytes], plan: Plan, folder: Path, console:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=1.0)
         said = time.time()
-        while process.poll() is None:
-            time.sleep(0.5)
+        pause = 0.5
+        while not _has_ended(process, pause):
+            looked = time.perf_counter()
             state = survey(plan, folder)
+            # of a large grid every look takes long; watching must not take more than a twentieth
+            pause = max(0.5, 20 * (time.perf_counter() - looked))
             line = _line(plan, state, first, begun)
             progress.update(task, completed=state.done, description=line)
             if not console.is_terminal and time.time() - said > QUIET_INTERVAL:
                 said = time.time()
                 console.print(line, soft_wrap=True)
+
+
+def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process for so long, and say whether it has ended."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _line(plan: Plan, state: Survey, first: Survey, begun: float) -> str:

@@ -1,6 +1,5 @@
 """The scores of a run: predictions, metrics, curves and maps, in a directory of their own."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from attrreg.data.sources import read_held_out, read_pool
 from attrreg.evaluation import calibration, occlusion
 from attrreg.evaluation.predict import predict
 from attrreg.features import resolve_axes
+from attrreg.files import write_rows
 from attrreg.method import build
 from attrreg.protocol import Evaluation
 from attrreg.provenance import digest, stream_seed
@@ -118,11 +118,11 @@ def _evaluate(
     curves = _curves(run, model, *held_out.splits["test"], settings)
     metrics |= {f"occlusion-{order}": each.area for order, each in curves.items()}
     save_tensors(predictions, place / "predictions.safetensors")
-    _write_rows(
+    write_rows(
         place / "metrics.csv",
         [{"metric": name, "value": float(value)} for name, value in metrics.items()],
     )
-    _write_rows(
+    write_rows(
         place / "curves.csv",
         [
             {"order": order, "fill": settings.fill, "fraction": fraction, "accuracy": accuracy}
@@ -134,7 +134,7 @@ def _evaluate(
     )
     bins = calibration.reliability(logits, labels, bins=settings.bins)
     columns = {name: values.tolist() for name, values in vars(bins).items()}
-    _write_rows(
+    write_rows(
         place / "reliability.csv",
         [
             {"bin": number, **dict(zip(columns, row, strict=True))}
@@ -201,10 +201,3 @@ def _gallery(
         perturbed = method.perturb(model, clean, y, generator=streams[1], state=state)[1]
         maps["perturbed"] = held_out.shown(perturbed.x)
     return maps
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

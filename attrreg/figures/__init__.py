@@ -4,7 +4,6 @@ Every figure is a function of tables that returns a `matplotlib.figure.Figure`; 
 that opens and writes files. The same tables give the same bytes.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from attrreg.figures.occlusion import occlusion
 from attrreg.figures.reliability import reliability
 from attrreg.figures.style import MethodLabel, settings
 from attrreg.figures.tables import read_table
+from attrreg.files import writing
 
 __all__ = ["FIGURES", "FORMATS", "Drawing", "MethodLabel", "draw"]
 
@@ -158,11 +158,6 @@ def _check(kind: str, found: str, allowed: dict[str, Any]) -> None:
 
 
 def _save(figure: Figure, path: Path, kind: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with settings():
-            figure.savefig(temporary, format=kind, metadata=FORMATS[kind])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path) as temporary, settings():
+        figure.savefig(temporary, format=kind, metadata=FORMATS[kind])
     return path

@@ -1,6 +1,5 @@
 """A run from its description to its directory, and a shard of them one after another."""
 
-import csv
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from attrreg.cells import Run
 from attrreg.data.device import TrainingSet
 from attrreg.data.sources import Pool, read_pool
 from attrreg.data.subsets import read_subset
+from attrreg.files import write_rows
 from attrreg.method import build
 from attrreg.provenance import array_digest, digest, stream_seed
 from attrreg.records import Outcome, record_work
@@ -133,7 +133,7 @@ def _train(
     )
     seconds = time.perf_counter() - begun
     steps = int(history[-1]["step"])
-    _write_history(place / "history.csv", history)
+    write_rows(place / "history.csv", history)
     save_weights(model, place / "weights.safetensors")
     return {
         "steps": steps,
@@ -167,10 +167,3 @@ def _step_means(history: list[dict[str, float]], names: Sequence[str]) -> dict[s
         for name in names
         if name in history[0]
     }
-
-
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
