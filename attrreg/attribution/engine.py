@@ -1,9 +1,9 @@
 """The relevance engine: layer-wise relevance propagation in gradient space.
 
 With g = R / z at every tensor, ReLU, pooling, sums, concatenations and reshapes propagate relevance
-exactly as autograd propagates gradients. Only affine layers need their own backward pass
-(`attrreg.attribution.layers`). So the model runs once with its operations intercepted, each affine
-layer is replaced by one with that backward pass, and a single call of autograd yields the map.
+exactly as autograd propagates gradients. Gates and deviations are factors that are held constant.
+Only affine layers need their own backward pass (`attrreg.attribution.layers`). So the model runs
+once with its operations intercepted, and a single call of autograd yields the map.
 
 Operations are intercepted, not modules: no hooks, no surgery, no list of architectures. A batch
 norm is folded into the convolution that made *the tensor it reads*. An operation without a rule
@@ -11,22 +11,29 @@ raises by name.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attrreg.attribution.guards import UnsupportedOperation, untouched
+from attrreg.attribution.backends import explain_by_backend
+from attrreg.attribution.explained import (
+    Output,
+    Target,
+    check_logits,
+    check_output,
+    in_transform,
+    seed,
+    weights,
+)
+from attrreg.attribution.gradients import explain_by_gradient, per_channel
+from attrreg.attribution.guards import untouched
 from attrreg.attribution.interception import Interception
 from attrreg.attribution.operations import OPERATIONS, QUERIES
 from attrreg.attribution.rules import Rule, resolve_rule
 
 __all__ = ["Ledger", "Output", "Target", "ledger", "relevance"]
-
-Output = Literal["logit", "log-probability"]
-NO_DEPENDENCE = "the model's output does not depend on its input, as far as autograd can see"
-Target = Tensor | Callable[[Tensor], Tensor]
 
 
 class Ledger(NamedTuple):
@@ -52,58 +59,64 @@ def relevance(
 ) -> Tensor:
     """Explain an output of the model by its input.
 
-    The model runs in evaluation mode and is left as it was: parameters, buffers, ``.grad``, hooks,
-    random streams and training flags.
+    The model runs in evaluation mode, outside autocast, and is left as it was: parameters, buffers,
+    ``.grad``, hooks, random streams and training flags.
 
     Parameters
     ----------
     model
         Maps x to logits (n, classes).
     x
-        Input (n, …), floating point.
+        Input (n, …), floating point. Of a text: its embedded tokens.
     target
         Which output: class index per sample, (n,) int64; or weights over the classes, (n, classes)
-        floating point; or a function from detached logits to such weights.
+        floating point; or a function from detached logits to such weights, as in
+        `attrreg.attribution.targets`.
     rule
-        A name in `attrreg.attribution.rules.RULES`, or a `Rule`.
+        A name in `attrreg.attribution.rules.RULES`, a `Rule`, or "captum:<Name>" or
+        "zennit:<Composite>" for a comparison with these libraries.
     output
         ``logit``, or ``log-probability`` (whose relevance is not conserved).
     create_graph
-        Keep the map differentiable; for the rules ``gradient`` and ``gradient-x-input``.
+        Keep the map differentiable by the parameters, and by x if that requires gradients: for all
+        rules that are made of gradients, and for layer-wise ones with no propagation but
+        ``epsilon`` (``lrp-0``, ``epsilon``). The model then runs once more than for the map alone.
 
     Returns
     -------
     Tensor
         Relevance like x: same shape, dtype and device; in units of the explained output (for
-        ``gradient``: that per unit of x).
+        ``gradient`` and ``smoothgrad``: that per unit of x).
 
     Raises
     ------
     UnsupportedOperation
         The model holds an operation that has no rule; the message names it and its module.
     ValueError
-        Unknown rule or output, or shapes that do not fit.
+        Unknown rule or output, or shapes that do not fit; a layer-wise rule inside a transform of
+        ``torch.func``.
 
     References
     ----------
     Bach et al., "On pixel-wise explanations for non-linear classifier decisions by layer-wise
-    relevance propagation", PLOS ONE 2015 (LRP-0, LRP-ε, flat); Montavon et al., "Explaining
-    nonlinear classification decisions with deep Taylor decomposition", Pattern Recognition 2017
-    (z⁺).
+    relevance propagation", PLOS ONE 2015 (LRP-0, LRP-ε, LRP-αβ, flat); Montavon et al.,
+    "Explaining nonlinear classification decisions with deep Taylor decomposition", Pattern
+    Recognition 2017 (z⁺, z-box); Montavon et al., "Layer-wise relevance propagation: an overview",
+    2019 (LRP-γ); Ali et al., "XAI for transformers: better explanations through conservative
+    propagation", ICML 2022 (attention weights and deviations held constant); Achtibat et al.,
+    "AttnLRP", ICML 2024, arXiv 2402.05602 (attention-aware).
     """
     rule = resolve_rule(rule)
-    _check_output(output)
+    check_output(output)
+    if not x.is_floating_point():
+        raise ValueError(
+            f"the input has dtype {x.dtype}: relevance needs floating point; embed tokens first, "
+            "and explain the rest of the model by the embedded tensor"
+        )
     if rule.backward == "layers":
-        if create_graph:
-            raise ValueError(
-                f"create_graph is not available for rule {rule.name!r}: "
-                "use 'gradient' or 'gradient-x-input'"
-            )
-        return _propagated(model, x, target, rule, output, None)
-    gradient = _gradient(model, x, target, output, create_graph)
-    if rule.backward == "gradient":
-        return gradient
-    return gradient * (x if create_graph else x.detach())
+        return _propagate(model, x, target, rule, output, create_graph)
+    explain = explain_by_backend if rule.backward == "backend" else explain_by_gradient
+    return explain(model, x, partial(weights, target=target), rule, output, create_graph)
 
 
 def ledger(
@@ -111,100 +124,102 @@ def ledger(
 ) -> Ledger:
     """Explain as `relevance` does, and account for all of it.
 
-    Only for layer-wise rules; the arguments and errors are those of `relevance`.
+    Only for layer-wise rules; the arguments and errors are those of `relevance`. Samples are
+    explained one by one, so that what is absorbed is known for each.
     """
     rule = resolve_rule(rule)
     if rule.backward != "layers":
         raise ValueError(f"rule {rule.name!r} keeps no ledger: use a layer-wise rule")
-    _check_output(output)
-    with torch.inference_mode(False):
-        absorbed, explained = x.new_zeros(len(x)), x.new_zeros(len(x))
+    check_output(output)
+    with torch.inference_mode(False), torch.no_grad(), untouched(model):
+        logits = model(x.detach().clone())
+        check_logits(logits, x)
+        seeds = seed(logits, target, output)
+        absorbed = torch.zeros_like(seeds[:, 0])
+        explained = torch.zeros_like(absorbed)
+    maps = []
+    for place in range(len(x)):
 
-    def absorb(amount: Tensor) -> None:
-        absorbed.add_(amount.flatten(1).sum(1))
+        def absorb(amount: Tensor, place: int = place) -> None:
+            absorbed[place] += amount.sum()
 
-    def explain(logits: Tensor) -> Tensor:
-        seed = _seed(logits, target, output)
-        explained.copy_((logits * seed).sum(1))
-        return seed
+        def explain(logits: Tensor, place: int = place) -> Tensor:
+            explained[place] = (logits * seeds[place : place + 1]).sum()
+            return seeds[place : place + 1]
 
-    return Ledger(_propagated(model, x, explain, rule, "logit", absorb), absorbed, explained)
-
-
-def _gradient(
-    model: nn.Module, x: Tensor, target: Target, output: Output, create_graph: bool
-) -> Tensor:
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model):
-        leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
-        logits = model(leaf.clone())  # which the model may change in place
-        _check_logits(logits, x)
-        weights = _weights(logits.detach(), target)
-        explained = logits if output == "logit" else logits.log_softmax(1)
-        if not explained.requires_grad:
-            raise UnsupportedOperation(NO_DEPENDENCE)
-        return torch.autograd.grad(explained, leaf, weights, create_graph=create_graph)[0]
+        maps.append(_propagate(model, x[place : place + 1], explain, rule, absorbed=absorb))
+    return Ledger(torch.cat(maps), absorbed, explained)
 
 
-def _propagated(
+def _propagate(
     model: nn.Module,
     x: Tensor,
     target: Target,
     rule: Rule,
-    output: Output,
-    absorbed: Callable[[Tensor], None] | None,
+    output: Output = "logit",
+    create_graph: bool = False,
+    absorbed: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
+    _check_possible(rule, create_graph)
     # Relevance is computed outside autocast: z⁺ sums and their quotients need the full precision.
     plain = torch.autocast(device_type=x.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), plain, untouched(model):
-        leaf = x.detach().clone().requires_grad_()
-        run = Interception(model, leaf, rule, OPERATIONS, QUERIES, absorbed)
+        connected = create_graph and x.requires_grad
+        leaf = x if connected else x.detach().clone().requires_grad_()
+        shadow = x.detach().clone().requires_grad_() if create_graph else None
+        bounds = _bounds(rule, leaf) if rule.first == "z-box" else None
+        run = Interception(model, leaf, rule, OPERATIONS, QUERIES, absorbed, shadow, bounds)
         with run:
             logits = model(leaf)
-        _check_logits(logits, x)
+        check_logits(logits, x)
         logits = run.settle(logits)
-        run.check(logits)
-        if not run.is_live(logits):
-            raise UnsupportedOperation(NO_DEPENDENCE)
-        seed = _seed(logits.detach(), target, output)
-        leaves = [leaf] if run.even is None else [leaf, run.even]
-        g, *even = torch.autograd.grad(logits, leaves, seed, allow_unused=True)
-        total = torch.zeros_like(leaf) if g is None else leaf.detach() * g
-        return total + even[0] if even and even[0] is not None else total
+        result = run.result(logits)
+        chosen = weights(logits.detach(), target)
+        g_of_logits = seed(logits if create_graph else logits.detach(), chosen, output)
+        if shadow is not None:
+            return leaf * torch.autograd.grad(result, shadow, g_of_logits, create_graph=True)[0]
+        leaves = [leaf, *run.leaves]
+        gradients = torch.autograd.grad(result, leaves, g_of_logits, allow_unused=True)
+        parts = [
+            each.detach() * g for each, g in zip(leaves, gradients, strict=True) if g is not None
+        ]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
-def _seed(logits: Tensor, target: Target, output: Output) -> Tensor:
-    """Return g at the logits: the derivative of the explained output, (n, classes)."""
-    weights = _weights(logits, target)
-    if output == "logit":
-        return weights
-    return weights - weights.sum(1, keepdim=True) * logits.softmax(1)
-
-
-def _weights(logits: Tensor, target: Target) -> Tensor:
-    weights = target if isinstance(target, Tensor) else target(logits)
-    if weights.shape == logits.shape and weights.is_floating_point():
-        return weights.to(logits.dtype)
-    n, classes = logits.shape
-    if weights.shape != (n,) or weights.dtype != torch.int64:
+def _check_possible(rule: Rule, create_graph: bool) -> None:
+    if in_transform():
         raise ValueError(
-            f"target has shape {tuple(weights.shape)} and dtype {weights.dtype}: give class "
-            f"indices ({n},) int64 or weights ({n}, {classes}) floating point"
+            f"rule {rule.name!r} does not run inside transforms of torch.func: explain the models "
+            "one by one, or use a rule that is made of gradients (gradient, gradient-x-input, "
+            "smoothgrad, integrated-gradients)"
         )
+    linear = rule.convolution == rule.linear == "epsilon" and rule.first is None
+    if create_graph and not (linear and rule.attention == "held"):
+        raise ValueError(
+            f"create_graph is not available for rule {rule.name!r}: use lrp-0, epsilon, or a rule "
+            "that is made of gradients (gradient, gradient-x-input, smoothgrad, "
+            "integrated-gradients)"
+        )
+
+
+def _bounds(rule: Rule, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and largest possible input, each like x."""
+    if rule.low is None or rule.high is None:
+        raise ValueError(
+            f"rule {rule.name!r} needs the bounds of the input: give low and high in the units the "
+            "model sees, for instance dataclasses.replace(RULES['z-box'], low=(0 − mean) / "
+            "deviation, high=(1 − mean) / deviation), a number each or one per channel"
+        )
+    named = (("low", rule.low), ("high", rule.high))
+    low, high = (
+        per_channel(value, x, f"rule {rule.name!r}: {name}").expand_as(x).detach()
+        for name, value in named
+    )
+    slack = 1e-3 * (high - low)
     # on a GPU looking at the values would make the host wait
-    if weights.device.type == "cpu" and bool(((weights < 0) | (weights >= classes)).any()):
+    if x.device.type == "cpu" and bool(((x < low - slack) | (x > high + slack)).any()):
         raise ValueError(
-            f"target has class indices from {int(weights.min())} to {int(weights.max())}, but the "
-            f"model has classes 0 to {classes - 1}"
+            f"rule {rule.name!r}: the input reaches from {x.min():.4g} to {x.max():.4g}, beyond "
+            f"its bounds low {rule.low} and high {rule.high}: give them in the units the model sees"
         )
-    return F.one_hot(weights, classes).to(logits.dtype)
-
-
-def _check_logits(logits: Any, x: Tensor) -> None:
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model returned {found} for {len(x)} samples: give (n, classes)")
-
-
-def _check_output(output: str) -> None:
-    if output not in ("logit", "log-probability"):
-        raise ValueError(f"unknown output {output!r}: known are logit, log-probability")
+    return low, high

@@ -1,7 +1,7 @@
 """Guards: attribution leaves no trace in the model, and nothing it cannot treat passes unseen."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -71,7 +71,7 @@ class Graph:
         self._known: set[Any] = {torch.autograd.graph.get_gradient_edge(leaf).node}
         self._apart: set[Any] = set()  # nodes found to lead to parameters only
 
-    def admit(self, output: Tensor, inputs: list[Tensor]) -> None:
+    def admit(self, output: Tensor, inputs: Sequence[Tensor]) -> None:
         """Admit the nodes that lie between an operation's inputs and its output."""
         ends = {tensor.grad_fn for tensor in inputs}
         waiting: list[Any] = [output.grad_fn]

@@ -1,10 +1,10 @@
-"""Runs a model with its operations intercepted, so that affine layers get a relevance backward.
+"""Runs a model with its operations intercepted, so that each gets the backward of its rule.
 
 No hooks and no surgery on the model: what is replaced is the call, recognised by the function, and
 tensors are recognised by identity.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -13,68 +13,79 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attrreg.attribution.explained import NO_DEPENDENCE
 from attrreg.attribution.guards import (
     Graph,
     UnsupportedOperation,
     custom_function,
     module_path,
 )
-from attrreg.attribution.layers import Affine, Convolution, propagate
-from attrreg.attribution.rules import Rule
+from attrreg.attribution.layers import (
+    Affine,
+    Convolution,
+    propagate,
+    spread_evenly,
+    stabiliser,
+    z_box,
+)
+from attrreg.attribution.rules import Propagation, Rule
 
 __all__ = ["Interception", "Operation", "tensors_in"]
 
 Operation = Callable[..., Any]
+Back = Callable[[Tensor], tuple[Tensor | None, ...]]
 
 
 class Propagated(torch.autograd.Function):
-    """An affine layer whose backward pass carries relevance ÷ value."""
+    """A value whose backward pass is written out: it carries relevance ÷ value."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        even: Tensor | None,
-        z: Tensor,
-        back: Callable[[Tensor, Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """Return z; `even` is the second leaf that receives relevance spread by ``flat``."""
-        ctx.save_for_backward(x, z)
-        ctx.back, ctx.spreads_evenly = back, even is not None
-        return z.view_as(z)
+    def forward(ctx: Any, value: Tensor, back: Back, *inputs: Tensor) -> Tensor:
+        """Return the value; `back` turns g of the value into g of each of the inputs."""
+        ctx.back = back
+        return value.view_as(value)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """Return relevance ÷ value of x, or for ``flat`` the relevance itself to `even`."""
-        x, z = ctx.saved_tensors
-        g = ctx.back(x, z, g)
-        return (None, g, None, None) if ctx.spreads_evenly else (g, None, None, None)
+        """Return g of the inputs."""
+        return (None, None, *ctx.back(g))
 
 
 class Facts:
     """What is known of a live tensor.
 
-    ``nonnegative``: no entry can be below zero. ``raw``: no affine layer lies between the input and
-    it. ``convolution``: the input and the layer that made it, where it is a convolution's output
-    that a batch norm may read. ``memory``: the address of its storage.
+    ``nonnegative``: no entry can be below zero. ``gate``: of two factors the one that is more of a
+    gate counts as a constant: 2 for sigmoids, softmax and statistics, 1 for other bounded
+    functions, 0 for signals. ``unclear``: why it cannot carry relevance, "" where it can. ``raw``:
+    if it is a linear rearrangement of the input, the leaves that propagations of the first layer
+    have beside the input, rearranged alike. ``convolution``: the input and the layer that made it,
+    where it is a convolution's output that a batch norm may read. ``shadow``: what carries
+    relevance in its place, where a run is to be differentiable. ``memory``: the address of its
+    storage.
     """
 
-    __slots__ = ("convolution", "memory", "nonnegative", "raw")
+    __slots__ = ("convolution", "gate", "memory", "nonnegative", "raw", "shadow", "unclear")
 
     def __init__(
         self,
         memory: int,
         nonnegative: bool = False,
-        raw: bool = False,
+        gate: int = 0,
+        unclear: str = "",
+        raw: tuple[Tensor, ...] | None = None,
         convolution: tuple[Tensor, Convolution] | None = None,
+        shadow: Tensor | None = None,
     ) -> None:
-        self.memory, self.nonnegative = memory, nonnegative
-        self.raw, self.convolution = raw, convolution
+        self.memory, self.nonnegative, self.gate = memory, nonnegative, gate
+        self.unclear, self.raw, self.convolution, self.shadow = unclear, raw, convolution, shadow
 
 
 class Interception(TorchFunctionMode):
-    """Runs a model with its affine layers replaced; every other operation as it is.
+    """Runs a model with its operations replaced by those that propagate relevance.
+
+    An operation says how it propagates by the method it ends in: `through` as autograd does,
+    `affine` by the rule, `bracket` as a factor that is held constant, `unknown` not at all.
 
     Parameters
     ----------
@@ -89,7 +100,15 @@ class Interception(TorchFunctionMode):
     queries
         Functions that tell something about a tensor other than its values; they just run.
     absorbed
-        Receives what layers keep, or None.
+        Receives what layers keep, or None. The batch must then be a single sample.
+    shadow
+        For maps that are to be differentiable: a second leaf. Then the model computes as ever, with
+        its plain graph, and beside every live tensor that carries relevance goes a *shadow*, made
+        from this leaf by operations that are linear in it: brackets and stabilisers enter them as
+        factors, with their own graph. The derivative of the output's shadow by this leaf is g,
+        and differentiable (the two-pass form).
+    bounds
+        The smallest and largest possible input, shaped like the leaf, for ``z-box``.
     """
 
     def __init__(
@@ -99,24 +118,36 @@ class Interception(TorchFunctionMode):
         rule: Rule,
         operations: Mapping[Any, Operation],
         queries: frozenset[Any],
-        absorbed: Callable[[Tensor], None] | None,
+        absorbed: Callable[[Tensor], None] | None = None,
+        shadow: Tensor | None = None,
+        bounds: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.leaf, self.rule = model, leaf, rule
         self.operations, self.queries, self.absorbed = operations, queries, absorbed
-        self.even: Tensor | None = None  # the second leaf, for ``flat``
+        self.is_differentiable = shadow is not None
+        # leaves of the first layer's propagation, beside the input itself
+        self.leaves: tuple[Tensor, ...] = ()
+        if rule.first == "flat":
+            self.leaves = (torch.ones_like(leaf, requires_grad=True),)
+        elif rule.first == "z-box" and bounds is not None:
+            self.leaves = tuple(bound.clone().requires_grad_() for bound in bounds)
+        self.reached_first = False
         self.graph = Graph(leaf)
         # Looked up by identity, and forgotten with the tensor: what the model has dropped is freed,
         # and no identity is used twice.
         self._facts = WeakIdKeyDictionary()
         self._changed = WeakIdKeyDictionary()  # tensor: what stands for it since an in-place call
-        self._facts[leaf] = Facts(_memory(leaf), raw=True)
+        self._facts[leaf] = Facts(_memory(leaf), raw=self.leaves or None, shadow=shadow)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Give a call with a live tensor to the operation that knows it."""
-        kwargs = kwargs or {}
+        return self.call(func, *args, **(kwargs or {}))
+
+    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as the model would: by its operation if a live tensor is concerned."""
         if func in self.queries:
             return func(*args, **kwargs)
         # every value is looked at: one that hides a dependence on the input must not pass
@@ -143,15 +174,17 @@ class Interception(TorchFunctionMode):
 
     def refuse(self, func: Any, because: str = "has no relevance rule") -> NoReturn:
         """Raise for an operation, by its name and the module that calls it."""
-        name = resolve_name(func) or _name(func)
-        path = module_path(self.model)
-        where = f" in module {path!r}" if path else ""
         known = ", ".join(sorted({_name(function) for function in self.operations}))
         raise UnsupportedOperation(
-            f"{name}{where} of {type(self.model).__name__} {because}; supported operations are "
-            f"{known}. The rules 'gradient' and 'gradient-x-input' work on every differentiable "
-            "model."
+            f"{self.where(func)} of {type(self.model).__name__} {because}; supported operations "
+            f"are {known}. The rules 'gradient' and 'gradient-x-input' work on every "
+            "differentiable model."
         )
+
+    def where(self, func: Any) -> str:
+        """Return the name of a function and of the module that calls it."""
+        path = module_path(self.model)
+        return (resolve_name(func) or _name(func)) + (f" in module {path!r}" if path else "")
 
     def facts(self, tensor: Any) -> Facts | None:
         """Return what is known of a tensor, None where it does not depend on the input."""
@@ -161,12 +194,16 @@ class Interception(TorchFunctionMode):
         """Whether the value is a tensor that depends on the input."""
         return self.facts(value) is not None
 
+    def gate(self, tensor: Tensor) -> int:
+        """Return how much of a gate a live tensor is; see `Facts`."""
+        return int(self._facts[tensor].gate)
+
     def is_nonnegative(self, tensor: Tensor) -> bool:
         """Whether no entry of the tensor can be negative, as far as is known without looking."""
         facts = self.facts(tensor)
         return facts is not None and facts.nonnegative
 
-    def settle(self, tensor: Tensor) -> Tensor:
+    def settle(self, tensor: Any) -> Any:
         """Return what stands for a tensor after the in-place calls of the model."""
         while tensor in self._changed:
             tensor = self._changed[tensor]
@@ -182,20 +219,56 @@ class Interception(TorchFunctionMode):
                 "The rules 'gradient' and 'gradient-x-input' work on every differentiable model."
             )
 
-    def admit(
-        self, func: Any, output: Tensor, inputs: list[Tensor], nonnegative: bool = False
-    ) -> Tensor:
-        """Take note of what an operation has made of live tensors."""
-        self._check_graph(func, output)
-        known = [facts for facts in map(self.facts, inputs) if facts is not None]
-        self.graph.admit(output, inputs)
-        if output not in self._facts:
-            raw = any(facts.raw for facts in known)
-            self._facts[output] = Facts(_memory(output), nonnegative, raw)
-        return output
+    def result(self, logits: Tensor) -> Tensor:
+        """Return what carries the relevance of the model's output.
+
+        Raises
+        ------
+        UnsupportedOperation
+            Some of it has passed an operation without a rule, or none comes from the input.
+        """
+        self.check(logits)
+        facts = self.facts(logits)
+        if facts is None:
+            raise UnsupportedOperation(NO_DEPENDENCE)
+        if facts.unclear:
+            raise UnsupportedOperation(
+                f"{facts.unclear}, and the output of {type(self.model).__name__} depends on it. "
+                "The rules 'gradient' and 'gradient-x-input' work on every differentiable model."
+            )
+        if self.rule.first is not None and not self.reached_first:
+            raise UnsupportedOperation(
+                f"rule {self.rule.name!r} needs a convolution or linear layer that reads the "
+                f"input, or a rearrangement of it; {type(self.model).__name__} has none: use a "
+                "rule without 'flat' and 'z-box'"
+            )
+        return logits if facts.shadow is None else facts.shadow
+
+    def hold(self, value: Any) -> Any:
+        """Return a value as a factor that relevance does not flow into."""
+        return value.detach() if isinstance(value, Tensor) and not self.is_differentiable else value
+
+    def constant(self, value: Any, like: Tensor) -> Any:
+        """Return a summand that does not depend on the input, and keeps its share of relevance.
+
+        A number becomes a tensor shaped like the other summand, where accounts are kept.
+        """
+        if self.absorbed is None:
+            return self.hold(value)
+        absorbed = self.absorbed
+        value = value.detach() if isinstance(value, Tensor) else torch.full_like(like, value)
+
+        def back(g: Tensor) -> tuple[None]:
+            absorbed(value * g)
+            return (None,)
+
+        # tied to the input, since autograd runs nothing that does not lead there
+        return Propagated.apply(value, back, self.leaf)
 
     def change(self, func: Any, tensor: Tensor, by: Tensor) -> Tensor:
         """Let every later reading of a tensor, changed in place by the model, see the result."""
+        if by.shape != tensor.shape or by.dtype != tensor.dtype:
+            self.refuse(func, "changes in place a tensor of another shape or type")
         tensor = self.settle(tensor)
         memory = _memory(tensor)
         if sum(facts.memory == memory for facts in self._facts.values()) > 1:
@@ -203,50 +276,205 @@ class Interception(TorchFunctionMode):
         self._changed[tensor] = by
         return by
 
-    def _check_graph(self, func: Any, output: Tensor) -> None:
+    def through(
+        self,
+        func: Any,
+        apply: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        nonnegative: bool = False,
+        rearranges: bool = False,
+        linear: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Propagate relevance as autograd propagates gradients.
+
+        Parameters
+        ----------
+        func
+            The operation, for errors.
+        apply
+            From the values of `inputs` to a tensor or tensors: homogeneous (a sum of its inputs
+            times factors that do not change when all inputs are scaled) up to `constant` summands.
+        inputs
+            Live tensors.
+        nonnegative
+            Whether the result cannot be negative.
+        rearranges
+            Whether it is linear, with weights that are not negative: what reads the result still
+            reads the input.
+        linear
+            From the shadows of `inputs` to that of the result, where `apply` is not linear.
+        """
+        known = [self._facts[tensor] for tensor in inputs]
+        gate = min(facts.gate for facts in known)
+        unclear = next((facts.unclear for facts in known if facts.unclear), "")
+        if unclear:
+            return self.unknown(func, lambda: apply(*inputs), inputs, unclear, gate)
+        output = apply(*inputs)
+        if any(output is tensor for tensor in inputs):
+            return output
+        raw: Sequence[Any] | None = None
+        if rearranges and all(facts.raw is not None for facts in known):
+            leaves = zip(*(facts.raw for facts in known if facts.raw is not None), strict=True)
+            raw = [_in_order(apply(*each)) for each in leaves]
+        shadows = None
+        if self.is_differentiable:
+            shadows = _in_order((linear or apply)(*(facts.shadow for facts in known)))
+        for place, each in enumerate(_in_order(output)):
+            self._admit(
+                func,
+                each,
+                inputs,
+                nonnegative=nonnegative,
+                gate=gate,
+                raw=None if raw is None else tuple(leaf[place] for leaf in raw),
+                shadow=None if shadows is None else shadows[place],
+            )
+        return output
+
+    def unknown(
+        self,
+        func: Any,
+        apply: Callable[[], Any],
+        inputs: Sequence[Tensor],
+        why: str = "",
+        gate: int = 0,
+    ) -> Any:
+        """Let a result be used as a gate only, or not at all where relevance would flow into it.
+
+        `why` says so in an error, should relevance need to flow; `gate` is as in `Facts`.
+        """
+        why = why or f"{self.where(func)} has a relevance rule only where its result is a gate"
+        if self.is_differentiable:
+            output = apply()
+        else:
+            with torch.no_grad():
+                output = apply()
+            # a node of its own, so that the audit sees whatever hidden code makes of it
+            marked = [Propagated.apply(each, _nothing, *inputs) for each in _in_order(output)]
+            output = _like(output, marked)
+        for each in _in_order(output):
+            self._admit(func, each, inputs, gate=gate, unclear=why)
+        return output
+
+    def bracket(
+        self,
+        func: Any,
+        x: Tensor,
+        value: Callable[[Tensor], Tensor],
+        factor: Callable[[Tensor], Any],
+        offset: Tensor | float = 0.0,
+        nonnegative: bool = False,
+        gate: int = 0,
+        forward: Callable[[Tensor, Any], Tensor] = torch.mul,
+        adjoint: Callable[[Tensor, Any], Tensor] = torch.mul,
+    ) -> Tensor:
+        """Propagate through y = A(x)·x + offset, with A held as it is.
+
+        Parameters
+        ----------
+        x
+            A live tensor.
+        value, factor
+            From x to y, and to what A is made of: without more, an elementwise factor.
+        offset
+            What absorbs relevance.
+        nonnegative
+            Whether y cannot be negative.
+        gate
+            How much of a gate y is, at least; see `Facts`.
+        forward, adjoint
+            A and its adjoint, from a vector and what `factor` gave.
+        """
+        facts = self._facts[x]
+        if facts.unclear:
+            return self.unknown(func, lambda: value(x), [x], facts.unclear, max(gate, facts.gate))
+        shadow = None
+        if self.is_differentiable:
+            output = value(x)
+            shadow = forward(_shadow(facts), factor(x))
+        else:
+            with torch.no_grad():
+                y, held = value(x), factor(x)
+            absorbed = self.absorbed
+
+            def back(g: Tensor) -> tuple[Tensor]:
+                if absorbed is not None:
+                    absorbed(offset * g)
+                return (adjoint(g, held),)
+
+            output = Propagated.apply(y, back, x)
+        return self._admit(
+            func, output, [x], nonnegative=nonnegative, gate=max(gate, facts.gate), shadow=shadow
+        )
+
+    def affine(
+        self,
+        func: Any,
+        x: Tensor,
+        layer: Affine,
+        how: Propagation,
+        compute: Callable[[], Tensor] | None = None,
+        alone: bool = True,
+    ) -> Tensor:
+        """Put an affine layer into the graph under a propagation.
+
+        Parameters
+        ----------
+        x
+            Its input, live.
+        layer, how
+            The layer, and its propagation unless the rule has another for the first layer.
+        compute
+            Gives its value, where that is known already.
+        alone
+            False for a convolution whose output a batch norm may read.
+        """
+        facts = self._facts[x]
+        compute = compute or partial(layer.forward, x)
+        if facts.unclear:
+            return self.unknown(func, compute, [x], facts.unclear, facts.gate)
+        made = None if alone or not isinstance(layer, Convolution) else (x, layer)
+        if self.is_differentiable:
+            z = compute()
+            shadow = layer.forward(_shadow(facts))
+            if self.rule.epsilon:
+                shadow = shadow * stabiliser(layer, z, self.rule.epsilon)
+            return self._admit(func, z, [x], convolution=made, shadow=shadow)
+        with torch.no_grad():
+            z = compute()
+        # The graph must not hold this object, which holds the graph: such a circle keeps every
+        # activation in memory until the garbage collector looks, and costs a factor of four.
+        plain, absorbed, inputs = x.detach(), self.absorbed, (x,)
+        back: Back
+        if facts.raw is not None:
+            self.reached_first = True
+            leaves = tuple(leaf.detach() for leaf in facts.raw)
+            inputs = (x, *facts.raw)
+            if self.rule.first == "flat":
+
+                def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                    return None, spread_evenly(layer, z * g, leaves[0], absorbed)
+            else:
+
+                def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                    return z_box(layer, plain, leaves[0], leaves[1], z * g, absorbed)
+        else:
+            rule, nonnegative = self.rule, facts.nonnegative
+
+            def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                return (propagate(layer, how, rule, plain, z, g, nonnegative, absorbed),)
+
+        output = Propagated.apply(z, back, *inputs)
+        return self._admit(func, output, [x], convolution=made)
+
+    def _admit(self, func: Any, output: Tensor, inputs: Sequence[Tensor], **facts: Any) -> Tensor:
+        """Take note of what an operation has made of live tensors."""
         if output.grad_fn is None:
             function = custom_function()
             inside = f" (inside the autograd.Function {function})" if function else ""
             self.refuse(func, f"is computed without a graph{inside}")
-
-    def affine(
-        self, func: Any, x: Tensor, z: Tensor, layer: Affine, how: str, alone: bool = True
-    ) -> Tensor:
-        """Put an affine layer into the graph under a propagation.
-
-        `alone` is False for a convolution whose output a batch norm may read.
-        """
-        if len(z) != len(self.leaf):
-            self.refuse(func, "does not keep the samples on its first axis")
-        facts = self.facts(x)
-        even = None
-        if self.rule.first is not None and facts is not None and facts.raw:
-            if x is not self.leaf or not isinstance(layer, Convolution):
-                raise UnsupportedOperation(
-                    f"rule {self.rule.name!r} spreads relevance over the taps of the first "
-                    f"convolution, but {_name(func)} in module {module_path(self.model)!r} of "
-                    f"{type(self.model).__name__} reads the input first, or it is rearranged "
-                    "before: use a rule without 'flat'"
-                )
-            how = self.rule.first
-            if self.even is None:
-                self.even = torch.zeros_like(self.leaf, requires_grad=True)
-            even = self.even
-        # The graph must not hold this object, which holds the graph: such a circle keeps every
-        # activation in memory until the garbage collector looks, and costs a factor of four.
-        back = partial(
-            propagate,
-            layer,
-            how,
-            self.rule.epsilon,
-            nonnegative=facts is not None and facts.nonnegative,
-            absorbed=self.absorbed,
-        )
-        output = Propagated.apply(x, even, z, back)
-        self._check_graph(func, output)
-        self.graph.admit(output, [x])
-        made = None if alone or not isinstance(layer, Convolution) else (x, layer)
-        self._facts[output] = Facts(_memory(output), convolution=made)
+        self.graph.admit(output, inputs)
+        self._facts[output] = Facts(_memory(output), **facts)
         return output
 
 
@@ -260,6 +488,26 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item)
+
+
+def _in_order(output: Any) -> Sequence[Tensor]:
+    """Return the tensors that an operation returned; indices are none of them."""
+    each = output if isinstance(output, list | tuple) else [output]
+    return [tensor for tensor in each if tensor.is_floating_point()]
+
+
+def _like(output: Any, tensors: Sequence[Tensor]) -> Any:
+    return type(output)(tensors) if isinstance(output, list | tuple) else tensors[0]
+
+
+def _nothing(g: Tensor) -> NoReturn:
+    raise AssertionError("relevance reached a tensor that cannot carry it")
+
+
+def _shadow(facts: Facts) -> Tensor:
+    if facts.shadow is None:
+        raise AssertionError("a tensor that carries relevance has lost its shadow")
+    return facts.shadow
 
 
 def _memory(tensor: Tensor) -> int:

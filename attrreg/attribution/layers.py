@@ -3,6 +3,9 @@
 Everywhere g = R / z stands for the relevance of a tensor divided by its value. An affine layer
 z = W·x + b receives g of its output and returns g of its input, so that x · g is the relevance of
 the input. Beside it stands what is absorbed: by the bias, and by the stabiliser.
+
+Two propagations for the input itself do not fit x · g. They have leaves of their own: R is the sum
+of leaf · ∂/∂leaf over the leaves. ``flat`` has the leaf 1, ``z-box`` the leaves x, low and high.
 """
 
 from collections.abc import Callable
@@ -13,7 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Affine", "Convolution", "Elementwise", "Linear", "propagate"]
+from attrreg.attribution.rules import Propagation, Rule
+
+__all__ = [
+    "Affine",
+    "Convolution",
+    "Elementwise",
+    "Linear",
+    "propagate",
+    "spread_evenly",
+    "stabiliser",
+    "z_box",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,22 @@ class Linear:
     def spread(self, bias: Tensor, z: Tensor) -> Tensor:
         """Shape the bias so that it broadcasts over z."""
         return bias
+
+    def scale(self, magnitude: Tensor) -> Tensor:
+        """Return the mean of |z| over the outputs at each position, so that no sample mixes in."""
+        return magnitude.mean(-1, keepdim=True)
+
+    def taps(self, ones: Tensor) -> Tensor:
+        """Return how many inputs each unit reads, (…, 1), where `ones` is 1 at the valid ones."""
+        return ones.sum(-1, keepdim=True)
+
+    def pool(self, relevance: Tensor) -> Tensor:
+        """Sum over the units that read the same inputs, (…, 1)."""
+        return relevance.sum(-1, keepdim=True)
+
+    def share(self, part: Tensor, like: Tensor) -> Tensor:
+        """Give every input that pooled units read their `part`."""
+        return part.expand_as(like)
 
 
 @dataclass(frozen=True)
@@ -59,37 +89,28 @@ class Convolution:
         """Shape the bias so that it broadcasts over z."""
         return bias.view(-1, *[1] * len(self.stride))
 
-    def spread_evenly(
-        self, relevance: Tensor, x: Tensor, absorbed: Callable[[Tensor], None] | None
-    ) -> Tensor:
-        """Give every tap of a unit that lies inside the input the same share (flat).
+    def scale(self, magnitude: Tensor) -> Tensor:
+        """Return the mean of |z| in each sample."""
+        return magnitude.mean(tuple(range(1, magnitude.ndim)), keepdim=True)
 
-        Parameters
-        ----------
-        relevance
-            Of the output, (n, outputs, …).
-        x
-            The input, (n, channels, …); only its shape is used.
-        absorbed
-            Receives the relevance of units that see only padding, or None.
+    def taps(self, ones: Tensor) -> Tensor:
+        """Return how many inputs the units of each group read, (n, groups, …)."""
+        per_group = ones.unflatten(1, (self.groups, -1)).sum(2)
+        return self._convolve(per_group, self._ones(), None, self.groups)
 
-        Returns
-        -------
-        Tensor
-            Relevance of the input, shaped like x.
-        """
-        channels = x.shape[1]
+    def pool(self, relevance: Tensor) -> Tensor:
+        """Sum over the units that read the same inputs, (n, groups, …)."""
+        return relevance.unflatten(1, (self.groups, -1)).sum(2)
+
+    def share(self, part: Tensor, like: Tensor) -> Tensor:
+        """Give every input that pooled units read their `part`."""
+        channels = like.shape[1] // self.groups
+        back = self._transpose(part, like[:, : self.groups], self._ones(), self.groups)
+        return back.repeat_interleave(channels, dim=1)
+
+    def _ones(self) -> Tensor:
         kernel = torch.ones_like(self.weight[:1, :1])
-        taps = self._convolve(torch.ones_like(x[:1, :1]), kernel, None, 1)
-        if absorbed is not None:
-            absorbed(torch.where(taps > 0, 0, relevance))
-        per_group = relevance.unflatten(1, (self.groups, -1)).sum(2)
-        share = per_group / (taps * (channels // self.groups)).clamp_min(1)
-        kernels = kernel.expand(self.groups, 1, *kernel.shape[2:])
-        like = x[:, : self.groups]
-        return self._transpose(share, like, kernels, self.groups).repeat_interleave(
-            channels // self.groups, dim=1
-        )
+        return kernel.expand(self.groups, 1, *kernel.shape[2:])
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         still = [0] * len(self.stride)
@@ -125,19 +146,36 @@ class Elementwise:
         """Shape a value per channel so that it broadcasts over z."""
         return bias.view(-1, *[1] * (z.ndim - 2))
 
+    def scale(self, magnitude: Tensor) -> Tensor:
+        """Return the mean of |z| in each sample."""
+        return magnitude.mean(tuple(range(1, magnitude.ndim)), keepdim=True)
+
+    def taps(self, ones: Tensor) -> Tensor:
+        """Return how many inputs each unit reads: its own."""
+        return ones
+
+    def pool(self, relevance: Tensor) -> Tensor:
+        """Return the relevance: no two units read the same input."""
+        return relevance
+
+    def share(self, part: Tensor, like: Tensor) -> Tensor:
+        """Give every unit's `part` to its only input."""
+        return part
+
 
 Affine = Linear | Convolution | Elementwise
+Absorb = Callable[[Tensor], None] | None
 
 
 def propagate(
     layer: Affine,
-    how: str,
-    epsilon: float,
+    how: Propagation,
+    rule: Rule,
     x: Tensor,
     z: Tensor,
     g: Tensor,
     nonnegative: bool,
-    absorbed: Callable[[Tensor], None] | None,
+    absorbed: Absorb,
 ) -> Tensor:
     """Carry g through one layer.
 
@@ -146,87 +184,238 @@ def propagate(
     layer
         The affine map, batch norm folded in.
     how
-        ``epsilon``, ``plus`` or ``flat``. For ``flat`` the result is the relevance itself, which
-        does not depend on x.
-    epsilon
-        Relative stabiliser of ``epsilon``.
+        The propagation.
+    rule
+        Its parameters ε, γ, α and β.
     x, z, g
         Input, output, and relevance ÷ value of the output.
     nonnegative
         Whether every entry of x is known to be ≥ 0, which spares two convolutions.
     absorbed
-        Called with the relevance that the layer keeps, (n, …), or None where nobody asks.
+        Called with relevance that the layer keeps, or None where nobody asks.
 
     Returns
     -------
     Tensor
-        Like x: relevance ÷ value (``epsilon``, ``plus``), relevance (``flat``).
+        Like x: relevance ÷ value.
     """
-    if how == "flat":
-        if not isinstance(layer, Convolution):
-            raise ValueError("flat is defined for convolutions that read the input")
-        return layer.spread_evenly(z * g, x, absorbed)
+    if how == "epsilon":
+        return _epsilon(layer, rule.epsilon, x, z, g, absorbed)
+    parts = _Signed.of(layer, x, nonnegative)
     if how == "plus":
-        return _plus(layer, epsilon, x, z, g, nonnegative, absorbed)
-    return _epsilon(layer, epsilon, x, z, g, absorbed)
+        return _plus(layer, parts, rule.epsilon, x, z, g, absorbed)
+    if how == "gamma":
+        return _gamma(layer, parts, rule.gamma, x, z, g, absorbed)
+    return _alpha_beta(layer, parts, rule, x, z, g, absorbed)
+
+
+def spread_evenly(layer: Affine, relevance: Tensor, ones: Tensor, absorbed: Absorb) -> Tensor:
+    """Give every input that a unit reads the same share (flat).
+
+    Parameters
+    ----------
+    layer
+        Whose connections count; its weights do not.
+    relevance
+        Of the output.
+    ones
+        Like the input: 1 where it is a place of the network's input, 0 where it is padding.
+    absorbed
+        Receives the relevance of units that see only padding, or None.
+
+    Returns
+    -------
+    Tensor
+        ∂/∂ones, shaped like it.
+    """
+    taps, pooled = layer.taps(ones), layer.pool(relevance)
+    if absorbed is not None:
+        absorbed(torch.where(taps > 0, 0, pooled))
+    return layer.share(pooled / torch.where(taps > 0, taps, torch.inf), ones)
+
+
+def z_box(
+    layer: Affine,
+    x: Tensor,
+    low: Tensor,
+    high: Tensor,
+    relevance: Tensor,
+    absorbed: Absorb,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Share in proportion to x·w − low·w⁺ − high·w⁻ (z-box); the bias takes no part.
+
+    Parameters
+    ----------
+    x, low, high
+        Input and its bounds, shaped alike.
+    relevance
+        Of the output.
+    absorbed
+        Receives the relevance of units whose inputs all lie at the bound that counts, or None.
+
+    Returns
+    -------
+    tuple of Tensor
+        ∂/∂x, ∂/∂low and ∂/∂high, each shaped like x.
+    """
+    whole = replace(layer, bias=None)
+    excite = replace(whole, weight=layer.weight.clamp_min(0))
+    inhibit = replace(whole, weight=layer.weight.clamp_max(0))
+    room = whole.forward(x) - excite.forward(low) - inhibit.forward(high)
+    has_room = room.abs() > _smallest(x)
+    s = torch.where(has_room, relevance / room.where(has_room, 1), 0)
+    if absorbed is not None:
+        absorbed(torch.where(has_room, 0, relevance))
+    return whole.transpose(s, x), -excite.transpose(s, x), -inhibit.transpose(s, x)
+
+
+def stabiliser(layer: Affine, z: Tensor, epsilon: float) -> Tensor:
+    """Return |z| / (|z| + ε·scale), like z."""
+    magnitude = z.abs()
+    stable = magnitude + epsilon * layer.scale(magnitude)
+    return magnitude / stable.clamp_min(torch.finfo(z.dtype).tiny)
 
 
 def _epsilon(
-    layer: Affine,
-    epsilon: float,
-    x: Tensor,
-    z: Tensor,
-    g: Tensor,
-    absorbed: Callable[[Tensor], None] | None,
+    layer: Affine, epsilon: float, x: Tensor, z: Tensor, g: Tensor, absorbed: Absorb
 ) -> Tensor:
-    s = _stabilised(g, z, epsilon)
+    s = _stabilised(layer, g, z, epsilon)
     if absorbed is not None:
         absorbed(z * (g - s))
         _absorb_bias(layer, layer.bias, s, absorbed)
     return layer.transpose(s, x)
 
 
+@dataclass(frozen=True)
+class _Signed:
+    """The positive and the negative contributions of a layer's inputs: c = x·w by their sign.
+
+    ``positive``: their sum in each unit, with the positive part of the bias.
+    """
+
+    excite: Affine
+    inhibit: Affine
+    positive: Tensor
+    nonnegative: bool
+
+    @classmethod
+    def of(cls, layer: Affine, x: Tensor, nonnegative: bool) -> "_Signed":
+        bias = None if layer.bias is None else layer.bias.clamp_min(0)
+        excite = replace(layer, weight=layer.weight.clamp_min(0), bias=bias)
+        inhibit = replace(layer, weight=layer.weight.clamp_max(0), bias=None)
+        positive = excite.forward(x if nonnegative else x.clamp_min(0))
+        if not nonnegative:
+            positive = positive + inhibit.forward(x.clamp_max(0))
+        return cls(excite, inhibit, positive, nonnegative)
+
+    def pull(self, same: Tensor, opposite: Tensor | None, x: Tensor) -> Tensor:
+        """Return g of the input: `same` goes along positive contributions, `opposite` negative."""
+        out = self.excite.transpose(same, x)
+        if opposite is not None:
+            out = out + self.inhibit.transpose(opposite, x)
+        if self.nonnegative:
+            return out
+        below = self.inhibit.transpose(same, x)
+        if opposite is not None:
+            below = below + self.excite.transpose(opposite, x)
+        return torch.where(x < 0, below, out)
+
+
 def _plus(
     layer: Affine,
+    parts: _Signed,
     epsilon: float,
     x: Tensor,
     z: Tensor,
     g: Tensor,
-    nonnegative: bool,
-    absorbed: Callable[[Tensor], None] | None,
+    absorbed: Absorb,
 ) -> Tensor:
     """z⁺: R_i = Σ_j (x_i w_ij)⁺ / z⁺_j R_j, with ε for units without a positive contribution."""
-    bias = None if layer.bias is None else layer.bias.clamp_min(0)
-    excite = replace(layer, weight=layer.weight.clamp_min(0), bias=bias)
-    inhibit = replace(layer, weight=layer.weight.clamp_max(0), bias=None)
-    positive = excite.forward(x if nonnegative else x.clamp_min(0))
-    if not nonnegative:
-        positive = positive + inhibit.forward(x.clamp_max(0))
-    # a subnormal sum cannot be divided by; such a unit counts as one without contribution
-    has_positive = positive > torch.finfo(z.dtype).tiny * 1e8
+    has_positive = parts.positive > _smallest(z)
     relevance = z * g
-    s = torch.where(has_positive, relevance / positive.where(has_positive, 1), 0)
-    lone = torch.where(has_positive, 0, _stabilised(g, z, epsilon))
+    s = torch.where(has_positive, relevance / parts.positive.where(has_positive, 1), 0)
+    lone = torch.where(has_positive, 0, _stabilised(layer, g, z, epsilon))
     if absorbed is not None:
         absorbed(torch.where(has_positive, 0, relevance - z * lone))
-        _absorb_bias(layer, bias, s, absorbed)
+        _absorb_bias(layer, parts.excite.bias, s, absorbed)
         _absorb_bias(layer, layer.bias, lone, absorbed)
-    out = excite.transpose(s, x)
-    if not nonnegative:
-        out = torch.where(x < 0, inhibit.transpose(s, x), out)
-    # On a CPU looking is free and spares a convolution; on an accelerator it would synchronise.
-    if z.device.type != "cpu" or bool((lone != 0).any()):
-        out = out + layer.transpose(lone, x)
-    return out
+    out = parts.pull(s, None, x)
+    return out + layer.transpose(lone, x) if _any(lone) else out
 
 
-def _stabilised(g: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """Return g |z| / (|z| + ε·scale), the scale being the sample's mean |z|."""
-    if epsilon == 0:
-        return g
-    magnitude = z.abs()
-    scale = magnitude.mean(tuple(range(1, z.ndim)), keepdim=True)
-    return g * (magnitude / (magnitude + epsilon * scale).clamp_min(torch.finfo(z.dtype).tiny))
+def _gamma(
+    layer: Affine,
+    parts: _Signed,
+    gamma: float,
+    x: Tensor,
+    z: Tensor,
+    g: Tensor,
+    absorbed: Absorb,
+) -> Tensor:
+    """γ, generalised: contributions of the sign of z_j count (1 + γ)-fold."""
+    rises = z > 0
+    own = torch.where(rises, parts.positive, z - parts.positive)
+    total = z + gamma * own
+    s = torch.where(total == 0, 0, z * g / total.where(total != 0, 1))
+    if absorbed is not None and layer.bias is not None:
+        bias = layer.spread(layer.bias, z)
+        of_sign = torch.where(rises, bias.clamp_min(0), bias.clamp_max(0))
+        absorbed(s * (bias + gamma * of_sign))
+    if not _any(torch.where(rises, 0, s)):
+        # behind a ReLU no unit below zero has relevance, and one convolution does for two
+        both = replace(layer, weight=layer.weight + gamma * layer.weight.clamp_min(0), bias=None)
+        out = both.transpose(s, x)
+        if parts.nonnegative:
+            return out
+        below = replace(layer, weight=layer.weight + gamma * layer.weight.clamp_max(0), bias=None)
+        return torch.where(x < 0, below.transpose(s, x), out)
+    more = s * (1 + gamma)
+    return parts.pull(torch.where(rises, more, s), torch.where(rises, s, more), x)
+
+
+def _alpha_beta(
+    layer: Affine,
+    parts: _Signed,
+    rule: Rule,
+    x: Tensor,
+    z: Tensor,
+    g: Tensor,
+    absorbed: Absorb,
+) -> Tensor:
+    """αβ: R_i = Σ_j (α c⁺_ij / z⁺_j − β c⁻_ij / z⁻_j) R_j, c = x·w by its sign.
+
+    A unit without negative contributions gives all to the positive ones, and the other way round,
+    so that relevance is conserved; one with neither has no relevance.
+    """
+    relevance, positive = z * g, parts.positive
+    negative = z - positive  # spares a convolution; what is left below rounding counts as none
+    rounding = 64 * torch.finfo(z.dtype).eps
+    has_positive = positive > (-rounding * negative).clamp_min(_smallest(z))
+    has_negative = -negative > (rounding * positive).clamp_min(_smallest(z))
+    upward = torch.where(has_negative, rule.alpha * relevance, relevance)
+    downward = torch.where(has_positive, -rule.beta * relevance, relevance)
+    same = torch.where(has_positive, upward / positive.where(has_positive, 1), 0)
+    opposite = torch.where(has_negative, downward / negative.where(has_negative, 1), 0)
+    if absorbed is not None:
+        absorbed(torch.where(has_positive | has_negative, 0, relevance))
+        _absorb_bias(layer, parts.excite.bias, same, absorbed)
+        below = None if layer.bias is None else layer.bias.clamp_max(0)
+        _absorb_bias(layer, below, opposite, absorbed)
+    return parts.pull(same, opposite, x)
+
+
+def _smallest(z: Tensor) -> float:
+    """Return what cannot be divided by: a subnormal sum counts as none."""
+    return torch.finfo(z.dtype).tiny * 1e8
+
+
+def _any(values: Tensor) -> bool:
+    """Whether an entry is not zero; on an accelerator, where looking synchronises, always True."""
+    return values.device.type != "cpu" or bool((values != 0).any())
+
+
+def _stabilised(layer: Affine, g: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    return g if epsilon == 0 else g * stabiliser(layer, z, epsilon)
 
 
 def _absorb_bias(

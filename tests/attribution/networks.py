@@ -1,11 +1,19 @@
 """Networks written as functions, and what is asked of every explanation of them."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
-from attrreg.attribution import UnsupportedOperation, ledger, relevance
+from attrreg.attribution import RULES, UnsupportedOperation, ledger, relevance
 
-LAYERWISE = ("lrp-0", "epsilon", "epsilon-plus", "epsilon-plus-flat")
+LAYERWISE = ("lrp-0", "epsilon", "epsilon-plus", "epsilon-plus-flat", "gamma", "alpha2-beta1")
+# every rule, with bounds that fit all inputs of these tests
+EVERY = [
+    pytest.param(replace(rule, low=-9.0, high=9.0) if rule.first == "z-box" else rule, id=name)
+    for name, rule in RULES.items()
+]
 
 
 class Apply(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from networks import EVERY
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -181,7 +182,7 @@ class _Wrapped(nn.Module):
         return self.function(x)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY)
 def test_a_map_carries_no_graph_unless_asked(rule, make_model, make_batch):
     x, y = make_batch("small")
     leaf = x.requires_grad_()

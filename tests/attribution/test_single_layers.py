@@ -1,5 +1,7 @@
 """Each rule against its definition, written out for every pair of an input and a unit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,13 +12,17 @@ from torch.func import jacrev
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from attrreg.attribution import Rule, UnsupportedOperation, relevance
+from attrreg.attribution import RULES, Rule, UnsupportedOperation, relevance
 
 EPSILON = 0.05
-RULES = {
+GAMMA, LOW, HIGH = 0.7, -5.0, 6.0
+ONE_LAYER = {
     "epsilon": Rule("e", epsilon=EPSILON),
     "plus": Rule("p", convolution="plus", epsilon=EPSILON),
+    "gamma": Rule("g", convolution="gamma", gamma=GAMMA),
+    "alpha-beta": Rule("ab", convolution="alpha-beta", alpha=3, beta=2),
     "flat": Rule("f", convolution="plus", first="flat", epsilon=EPSILON),
+    "z-box": Rule("z", convolution="plus", first="z-box", low=LOW, high=HIGH),
 }
 
 
@@ -32,6 +38,21 @@ def by_definition(layer, x, weights, rule):
         if rule == "flat":
             taps = (slopes != 0).to(z.dtype)
             shares = taps / taps.sum(1, keepdim=True)
+        elif rule == "z-box":
+            bounds = LOW * slopes.clamp_min(0) + HIGH * slopes.clamp_max(0)
+            shares = (contributions - bounds) / (contributions - bounds).sum(1, keepdim=True)
+        elif rule == "gamma":
+            more = 1 + GAMMA * (contributions * z[:, None] > 0).to(z.dtype)
+            of_bias = (1 + GAMMA * (bias * z > 0).to(z.dtype)) * bias
+            total = (more * contributions).sum(1) + of_bias
+            shares = more * contributions / total[:, None]
+        elif rule == "alpha-beta":
+            positive, negative = contributions.clamp_min(0), contributions.clamp_max(0)
+            above = positive.sum(1, keepdim=True) + bias.clamp_min(0)[:, None]
+            below = negative.sum(1, keepdim=True) + bias.clamp_max(0)[:, None]
+            shares = 3 * positive / above - 2 * negative / below
+            shares = torch.where(below == 0, positive / above, shares)
+            shares = torch.where(above == 0, negative / below, shares)
         elif rule == "plus":
             positive = contributions.clamp_min(0)
             total = positive.sum(1) + bias.clamp_min(0)
@@ -50,12 +71,12 @@ def explained(layer, x, rule, seed=0):
         logits = model(x)
         weights = torch.randn(logits.shape, generator=generator, dtype=x.dtype)
         expected = by_definition(layer, x, weights, rule)
-    return relevance(model, x, weights, RULES[rule]), expected
+    return relevance(model, x, weights, ONE_LAYER[rule]), expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    rule=st.sampled_from(list(RULES)),
+    rule=st.sampled_from(list(ONE_LAYER)),
     groups=st.sampled_from([1, 2]),
     kernel=st.sampled_from([1, 2, (3, 1), 3]),
     stride=st.sampled_from([1, 2, (1, 2)]),
@@ -79,7 +100,7 @@ def test_convolutions(rule, groups, kernel, stride, dilation, padded, bias, norm
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ONE_LAYER)
 def test_convolutions_over_one_axis_and_padding_by_name(rule, padding):
     torch.manual_seed(3)
     x = torch.randn(2, 2, 9, dtype=torch.float64)
@@ -92,8 +113,11 @@ def test_linear_layers_get_epsilon_also_with_more_axes(rule):
     torch.manual_seed(4)
     x = torch.randn(2, 3, 5, dtype=torch.float64)
     layer = nn.Linear(5, 4).double()
-    found, expected = explained(layer, x, rule)[0], explained(layer, x, "epsilon")[1]
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    weights = torch.randn(2, 12, dtype=torch.float64)
+    model = nn.Sequential(layer, nn.Flatten())
+    found = relevance(model, x, weights, ONE_LAYER[rule])
+    expected = by_definition(layer, x.flatten(0, 1), weights.view(6, 4), "epsilon")
+    torch.testing.assert_close(found, expected.view_as(x), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "plus"])
@@ -152,11 +176,19 @@ def test_flat_is_not_dropped_where_the_input_is_rearranged_first(forward):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_flat_refuses_a_network_whose_first_layer_it_cannot_spread_over():
+def test_flat_spreads_over_linear_layers_too():
     flattened = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)).double()
+    x, y = torch.randn(2, 2, 2, 2, dtype=torch.float64), torch.tensor([0, 2])
+    found = relevance(flattened, x, y, "epsilon-plus-flat")
+    logits = flattened(x).detach().gather(1, y[:, None])
+    torch.testing.assert_close(found.flatten(1), (logits / 8).expand(2, 8))
+
+
+@pytest.mark.parametrize("before", [nn.ReLU(), nn.MaxPool2d(2), nn.LayerNorm(2)])
+@pytest.mark.parametrize("rule", ["epsilon-plus-flat", "z-box"])
+def test_a_rule_for_the_first_layer_refuses_a_network_where_none_reads_the_input(rule, before):
+    network = nn.Sequential(before, nn.Flatten(), nn.LazyLinear(3)).double()
     x = torch.randn(2, 2, 2, 2, dtype=torch.float64)
-    with pytest.raises(UnsupportedOperation, match="epsilon-plus-flat"):
-        relevance(flattened, x, torch.tensor([0, 2]), "epsilon-plus-flat")
-    direct = nn.Sequential(nn.Linear(2, 2), nn.Flatten(), nn.Linear(8, 3)).double()
-    with pytest.raises(UnsupportedOperation, match=r"epsilon-plus-flat.*module '0'"):
-        relevance(direct, x, torch.tensor([0, 2]), "epsilon-plus-flat")
+    network(x)  # gives the lazy layer its shape
+    with pytest.raises(UnsupportedOperation, match=rf"{rule}.*reads the\s+input"):
+        relevance(network, x, torch.tensor([0, 2]), replace(RULES[rule], low=-9.0, high=9.0))
