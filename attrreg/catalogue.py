@@ -34,6 +34,7 @@ __all__ = [
     "modalities",
     "model",
     "nearest",
+    "needs_regions",
     "override",
     "preset",
     "timm_names",
@@ -54,6 +55,7 @@ class Dataset:
     source: str
     licence: str
     implementation: str
+    regions: bool = False  # whether the ground-truth region of every sample is known
 
 
 DATASETS: dict[str, Dataset] = {
@@ -195,11 +197,27 @@ Figure = Literal[
 ]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 
-CONTROLS: dict[str, type[part.Swapped | part.Scrambled]] = {
-    "swapped": part.Swapped,
+# What each isolates stands in `attrreg.attribution.controls`.
+CONTROLS: dict[str, type[part.Control]] = {
     "scrambled": part.Scrambled,
+    "swapped": part.Swapped,
+    "swapped-within-class": part.SwappedWithinClass,
+    "random-class": part.RandomClass,
+    "reversed": part.Reversed,
+    "untrained": part.Untrained,
+    "uniform": part.UniformMap,
+    "oracle": part.Oracle,
 }
-_CONTROL_TITLES = {"swapped": "swapped map", "scrambled": "scrambled map"}
+_CONTROL_TITLES = {
+    "scrambled": "scrambled map",
+    "swapped": "swapped map",
+    "swapped-within-class": "map swapped within the class",
+    "random-class": "map of a random class",
+    "reversed": "reversed map",
+    "untrained": "map of an untrained copy",
+    "uniform": "uniform random map",
+    "oracle": "ground-truth region",
+}
 
 
 def method_names() -> list[str]:
@@ -223,7 +241,7 @@ def preset(name: str) -> Composition:
     if not control or composition.attribution is None:
         return composition
     return composition.model_copy(
-        update={"attribution": CONTROLS[control](of=composition.attribution)}
+        update={"attribution": CONTROLS[control].model_validate({"of": composition.attribution})}
     )
 
 
@@ -281,12 +299,21 @@ def timm_names() -> tuple[str, ...]:
 
 def modalities(composition: Composition) -> tuple[Modality, ...]:
     """Return the modalities that every part of a method is defined for."""
-    parts = (composition.attribution, composition.perturbation, composition.objective)
+    parts = (
+        *part.chain(composition.attribution),
+        *part.chain(composition.perturbation),
+        composition.objective,
+    )
     return tuple(
         modality
         for modality in get_args(Modality)
-        if all(modality in each.modalities for each in parts if each is not None)
+        if all(modality in each.modalities for each in parts)
     )
+
+
+def needs_regions(composition: Composition) -> bool:
+    """Whether a method can be trained only where the region of every sample is known."""
+    return any(isinstance(each, part.Oracle) for each in part.chain(composition.attribution))
 
 
 def load(path: str) -> Any:
@@ -304,7 +331,8 @@ def override(composition: Composition, changes: dict[str, Any]) -> Composition:
         What to start from.
     changes
         By kind of part (attribution, perturbation, objective): a part, its name, or a dict. A dict
-        without a name, or with the name that is there, changes the parameters of that part.
+        without a name, or with the name that is there, changes the parameters of that part. A
+        control, or ``cached``, that does not say of what is one of the attribution that is there.
     """
     current: dict[str, Any] = dict(composition)
     for kind, change in changes.items():
@@ -312,6 +340,8 @@ def override(composition: Composition, changes: dict[str, Any]) -> Composition:
         own = {} if known is None else known.model_dump()
         if isinstance(change, dict) and change.get("name", own.get("name")) == own.get("name"):
             change = own | change  # noqa: PLW2901
+        elif kind == "attribution" and known is not None:
+            change = _around(known, change)  # noqa: PLW2901
         current[kind] = change
     return Composition.model_validate(current)
 
@@ -338,6 +368,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
     hint = f"; did you mean {match!r}?" if match else ""
     return f"unknown {kind} {name!r}: known are {shown}{hint}"
+
+
+def _around(known: part.Part, change: Any) -> Any:
+    """Put the attribution that is there into a wrapper that does not say what it wraps."""
+    given = {"name": change} if isinstance(change, str) else change
+    wrappers = [each.model_fields["name"].default for each in part.WRAPPERS]
+    return (
+        {"of": known, **given} if isinstance(given, dict) and given["name"] in wrappers else change
+    )
 
 
 def _is_guided(composition: Composition) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrreg import catalogue
 from attrreg.files import path_name
-from attrreg.parameters import Composition, Control, Part
+from attrreg.parameters import Composition, chain
 from attrreg.provenance import digest, source_digest
 from attrreg.recipe import Recipe
 
@@ -89,9 +89,5 @@ class Run:
 
 def part_modules(composition: Composition) -> tuple[str, ...]:
     """Return where the code of a method's parts lies."""
-    parts: list[Part | None] = [composition.perturbation, composition.objective]
-    attribution = composition.attribution
-    while attribution is not None:
-        parts.append(attribution)
-        attribution = attribution.of if isinstance(attribution, Control) else None
+    parts = (composition.perturbation, composition.objective, *chain(composition.attribution))
     return tuple(sorted({part.implementation for part in parts if part is not None}))

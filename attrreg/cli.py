@@ -240,6 +240,109 @@ def status(
 
 
 @app.command()
+def explain(
+    model: Annotated[str, typer.Option("--model", help="A model, ours or timm's.")] = "",
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="A column; several can be given.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A PNG or JPEG; several can be given.")
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Explain its validation split; never the test split.")
+    ] = "",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many of it.")] = 4,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A finished run: model, weights and dataset.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Take timm's weights.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of the model, as safetensors.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option("--num-classes", min=1, help="Width of the logits.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="In pixels.")
+    ] = None,
+    explained: Annotated[
+        str, typer.Option("--explain", help="label, prediction, or a class index.")
+    ] = "",
+    output: Annotated[Path, typer.Option("--output", help="The sheet: .svg, .png or .pdf.")] = Path(
+        "explain.png"
+    ),
+    data: Data = DATA,
+    threads: Threads = 1,
+) -> None:
+    """Draw where a model looks, by several rules, and account for the relevance."""
+    from attrreg.figures.sheet import check_output, draw_sheet, reasons, save_sheet, table
+
+    check_output(output, image or ())
+    import torch
+
+    from attrreg.explain import DEFAULT_RULES, Request
+    from attrreg.explain import explain as gather
+
+    torch.set_num_threads(threads)
+    sheet = gather(
+        Request(
+            model=model,
+            rules=rule or DEFAULT_RULES,
+            images=image or (),
+            dataset=dataset,
+            samples=samples,
+            run=run,
+            pretrained=pretrained,
+            weights=weights,
+            num_classes=num_classes,
+            image_size=image_size,
+            explained=explained,
+            data=data,
+        )
+    )
+    print(f"{sheet.title}\n{table(sheet)}")
+    for reason in reasons(sheet):
+        print(reason)
+    save_sheet(draw_sheet(sheet), output)
+    print(f"wrote {output}")
+
+
+@app.command()
+def leak(
+    method: Annotated[str, typer.Option("--method", help="`attrreg methods` lists them.")],
+    dataset: Annotated[str, typer.Option("--dataset")],
+    model: Annotated[str, typer.Option("--model", help="Ours or timm's.")] = "resnet10-narrow",
+    train_size: Annotated[int, typer.Option("--train-size", help="Images for the model.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of the model's training.")] = 300,
+    trained_by: Annotated[
+        str, typer.Option("--trained-by", help="A method to train the model by; else by --method.")
+    ] = "",
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Masks per image.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A CSV file for the numbers.")
+    ] = None,
+    data: Data = DATA,
+    threads: Threads = 1,
+) -> None:
+    """Measure what a network reads that sees only the masks of a method: the leak of the label."""
+    import torch
+
+    from attrreg.evaluation.leak import Question, answer, sentences, table
+    from attrreg.files import write_rows, writing
+    from attrreg.training.runs import choose_device
+
+    torch.set_num_threads(threads)
+    question = Question(method, dataset, model, train_size, seed, steps, trained_by, draws)
+    rows = answer(question, data, choose_device("auto"), _patience())
+    print("\n".join([table(rows), "", *sentences(rows)]))
+    if output is not None:
+        with writing(output) as temporary:
+            write_rows(temporary, rows)
+        print(f"wrote {output}")
+
+
+@app.command()
 def methods() -> None:
     """List the methods, their parts, and what may honestly be said about each."""
     from attrreg import catalogue
@@ -324,6 +427,21 @@ def _work_through(
         for run, outcome in work(planned, each.runs, device, report).items():
             print(f"{each.name}: {run.name}: {outcome}")
         _stamp(stamp, each.digest)
+
+
+def _patience(seconds: float = 5.0) -> Callable[[str, int, int], None]:
+    """Return a function that says on stderr how far work is, as often as once in some seconds."""
+    import time
+
+    last = time.monotonic()
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _stamp(path: Path | None, content: str) -> None:

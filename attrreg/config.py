@@ -217,6 +217,11 @@ class Grid(Strict):
                     f"method {_name(method)!r} is defined for {', '.join(modalities)} inputs, "
                     f"dataset {name!r} has {dataset.modality} inputs: remove one of them"
                 )
+            if catalogue.needs_regions(composition) and not dataset.regions:
+                raise ValueError(
+                    f"method {_name(method)!r} needs the ground-truth region of every sample, "
+                    f"dataset {name!r} has none: remove one of them"
+                )
 
 
 class Statistics(Strict):

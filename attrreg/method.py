@@ -19,7 +19,23 @@ challenger      LRP             x + s·g(r, x)        (1−q)·CE(f(x), y) + q·
                                                      arXiv 2205.15094; every formula is ours
 ==============  ==============  ===================  ==============================================
 
-"<preset>/swapped" and "<preset>/scrambled" are the same methods with uninformative maps.
+"<preset>/<control>" is the same method with another map; the controls of each preset but the first
+two, declared in `attrreg.catalogue.CONTROLS`, are
+
+====================  ==============================================================================
+scrambled             the values of the map in random places
+swapped               another sample's map; the primary control
+swapped-within-class  another sample's map of the same class
+random-class          the map of a random class
+reversed              the least relevant features in place of the most relevant ones
+untrained             the map of a copy of the model that is never trained
+uniform               i.i.d. U(0, 1)
+oracle                the ground-truth region, where the dataset has one
+====================  ==============================================================================
+
+A control changes as much of each batch as the guided method would have, with the same coin and
+fill. With the attribution ``{name: cached, every: k, of: …}`` a map is made in every k-th epoch
+only.
 """
 
 from dataclasses import dataclass, field, replace
@@ -89,7 +105,8 @@ class Method:
         x = x.detach()
         if self.perturbation is None:
             return self.objective(SharedPass(model, x), x, None, y)
-        shares = getattr(_base(self.attribution), "forward_pass", "") == "training"
+        parts = parameters.chain(self.attribution)
+        shares = any(getattr(part, "forward_pass", "") == "training" for part in parts)
         x = x.requires_grad_() if shares else x
         forward = SharedPass(model, x)
         state = replace(state, forward=forward)
@@ -120,8 +137,7 @@ class Method:
         state = state or State()
         own = None
         if isinstance(self.attribution, parameters.Control):
-            own = catalogue.implement(self.attribution.of)(model, x, y, state)
-            relevance = self.attribution.alter(own, state)  # type: ignore[attr-defined]
+            own, relevance = self.attribution.maps(model, x, y, state)  # type: ignore[attr-defined]
         else:
             relevance = self.attribution(model, x, y, state)
         perturbed = self.perturbation(x.detach(), relevance, generator, state.feature_axes, own)
@@ -166,10 +182,6 @@ def build(composition: parameters.Composition) -> Method:
 def names() -> list[str]:
     """Return every preset and every "<preset>/<control>"."""
     return catalogue.method_names()
-
-
-def _base(attribution: Any) -> Any:
-    return _base(attribution.of) if isinstance(attribution, parameters.Control) else attribution
 
 
 def _realised(x: Tensor, perturbed: Perturbed) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ __all__ = [
     "LRP",
     "Attribution",
     "Block",
+    "Cached",
     "Composition",
     "Consistency",
     "Control",
@@ -20,16 +21,26 @@ __all__ = [
     "Drop",
     "Gradient",
     "GradientTimesInput",
+    "IntegratedGradients",
     "Mixture",
     "Modality",
     "Objective",
+    "Oracle",
     "Part",
     "Perturbation",
+    "RandomClass",
     "ReplaceLowest",
+    "Reversed",
     "Scale",
     "Scrambled",
+    "SmoothGrad",
     "Swapped",
+    "SwappedWithinClass",
     "Uniform",
+    "UniformMap",
+    "Untrained",
+    "Wrapper",
+    "chain",
 ]
 
 Modality = Literal["image", "text", "series", "points"]
@@ -40,7 +51,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Fill = Literal["mean", "zero", "noise", "range", "blur", "other"]
 Coin = Literal["sample", "batch"]
-RuleName = Literal["lrp-0", "epsilon", "epsilon-plus", "epsilon-plus-flat"]
+RuleName = Literal[
+    "lrp-0",
+    "epsilon",
+    "epsilon-plus",
+    "epsilon-plus-flat",
+    "gamma",
+    "alpha2-beta1",
+    "z-box",
+    "attention-aware",
+]
 
 
 class Part(BaseModel):
@@ -97,16 +117,54 @@ class GradientTimesInput(Explained):
     name: Literal["gradient-x-input"] = "gradient-x-input"
 
 
+class SmoothGrad(Explained):
+    """The mean derivative at ``samples`` noisy copies of the input.
+
+    ``noise``: the standard deviation of the noise, as a share of each sample's range.
+    """
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:SmoothGrad"
+    name: Literal["smoothgrad"] = "smoothgrad"
+    samples: Count = 16
+    noise: NonNegative = 0.15
+
+
+class IntegratedGradients(Explained):
+    """The mean derivative at ``steps`` points between zero and the input, times the input."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.parts:IntegratedGradients"
+    name: Literal["integrated-gradients"] = "integrated-gradients"
+    steps: Count = 32
+
+
 class LRP(Explained):
-    """Layer-wise relevance propagation under a rule of `attrreg.attribution.rules`."""
+    """Layer-wise relevance propagation under a rule of `attrreg.attribution.rules`.
+
+    ``epsilon`` and ``gamma`` replace the rule's own; z-box takes its bounds from the data.
+    """
 
     implementation: ClassVar[str] = "attrreg.attribution.parts:LRP"
     name: Literal["lrp"] = "lrp"
     rule: RuleName = "epsilon-plus-flat"
+    epsilon: NonNegative | None = None
+    gamma: NonNegative | None = None
+
+    @model_validator(mode="after")
+    def _rule_has_these_parameters(self) -> "LRP":
+        if self.gamma is not None and self.rule != "gamma":
+            raise ValueError(
+                f"'gamma' has no effect under rule {self.rule!r}: remove it or set rule: gamma"
+            )
+        if self.epsilon is not None and self.rule == "lrp-0":
+            raise ValueError(
+                "'epsilon' has no effect under rule 'lrp-0', which is epsilon 0: remove it or set "
+                "rule: epsilon"
+            )
+        return self
 
 
-class Control(Part):
-    """What every control is: an attribution (``of``) whose maps are made uninformative."""
+class Wrapper(Part):
+    """What makes maps out of those of another attribution, ``of``."""
 
     of: "Attribution"
 
@@ -114,6 +172,27 @@ class Control(Part):
     @classmethod
     def _names_are_parts(cls, value: Any) -> Any:
         return _part(value)
+
+
+class Cached(Wrapper):
+    """The map of each sample is made anew in every ``every``-th epoch, and kept in between."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.cached:Cached"
+    name: Literal["cached"] = "cached"
+    every: Count = 1
+
+    @model_validator(mode="after")
+    def _wraps_an_attribution(self) -> "Cached":
+        if isinstance(self.of, Wrapper):
+            raise ValueError(
+                f"'cached' keeps the maps of an attribution, found {self.of.name!r}: put 'cached' "
+                "inside the control, {name: <control>, of: {name: cached, of: …}}, and only once"
+            )
+        return self
+
+
+class Control(Wrapper):
+    """What every control is: an attribution (``of``) whose maps are made uninformative."""
 
 
 class Swapped(Control):
@@ -130,13 +209,90 @@ class Scrambled(Control):
     name: Literal["scrambled"] = "scrambled"
 
 
+class SwappedWithinClass(Control):
+    """Control: every sample gets the map of another sample of its class."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:SwappedWithinClass"
+    name: Literal["swapped-within-class"] = "swapped-within-class"
+
+
+class RandomClass(Control):
+    """Control: the same attribution explains a class drawn at random for each sample."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:RandomClass"
+    name: Literal["random-class"] = "random-class"
+
+    @model_validator(mode="after")
+    def _explains_an_output(self) -> "RandomClass":
+        base = chain(self)[-1]
+        if not isinstance(base, Explained):
+            raise ValueError(
+                f"'random-class' controls attributions that explain an output of the model, "
+                f"{base.name!r} explains none: use another control or another attribution"
+            )
+        return self
+
+
+class Reversed(Control):
+    """Control: the least relevant features take the place of the most relevant ones."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:Reversed"
+    name: Literal["reversed"] = "reversed"
+
+
+class Untrained(Control):
+    """Control: the maps are those of a copy of the model that is never trained."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:Untrained"
+    name: Literal["untrained"] = "untrained"
+
+
+class UniformMap(Control):
+    """Control: an independent U(0, 1) value per feature."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:UniformMap"
+    name: Literal["uniform-map"] = "uniform-map"
+
+
+class Oracle(Control):
+    """Control from above: the sample's ground-truth region, where the dataset has one."""
+
+    implementation: ClassVar[str] = "attrreg.attribution.controls:Oracle"
+    name: Literal["oracle"] = "oracle"
+
+
 Attribution = Annotated[
-    Uniform | Gradient | GradientTimesInput | LRP | Swapped | Scrambled, Field(discriminator="name")
+    Uniform
+    | Gradient
+    | GradientTimesInput
+    | SmoothGrad
+    | IntegratedGradients
+    | LRP
+    | Cached
+    | Swapped
+    | Scrambled
+    | SwappedWithinClass
+    | RandomClass
+    | Reversed
+    | Untrained
+    | UniformMap
+    | Oracle,
+    Field(discriminator="name"),
 ]
 
+WRAPPERS: tuple[type[Wrapper], ...] = (Cached, *Control.__subclasses__())
 
-for _control in (Control, Swapped, Scrambled):  # they name Attribution before it exists
-    _control.model_rebuild()
+for _wrapper in WRAPPERS:  # they name Attribution before it exists
+    _wrapper.model_rebuild()
+
+
+def chain(attribution: Part | None) -> tuple[Part, ...]:
+    """Return an attribution and what it wraps, outermost first; nothing for None."""
+    parts: list[Part] = []
+    while attribution is not None:
+        parts.append(attribution)
+        attribution = attribution.of if isinstance(attribution, Wrapper) else None
+    return tuple(parts)
 
 
 class Masking(Part):
@@ -301,5 +457,19 @@ class Composition(BaseModel):
             raise ValueError(
                 f"perturbation {self.perturbation.name!r} has no effect on cross-entropy on the "
                 "clean batch: set {name: cross-entropy, on: perturbed} or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_to_change(self) -> "Composition":
+        parts = chain(self.attribution)
+        positive = (
+            isinstance(self.perturbation, Scale) and self.perturbation.relevance == "positive"
+        )
+        is_reversed = any(isinstance(part, Reversed) for part in parts)
+        if positive and is_reversed and getattr(parts[-1], "sign", "") != "signed":
+            raise ValueError(
+                f"'reversed' leaves no positive value of a map of {parts[-1].name!r} without "
+                "negative ones, and 'scale' changes nothing: set relevance: signed or sign: signed"
             )
         return self

@@ -9,20 +9,35 @@ from attrreg import catalogue
 from attrreg.cells import Run
 from attrreg.config import Experiment
 from attrreg.files import path_name
-from attrreg.parameters import Composition, Control, Gradient
+from attrreg.parameters import (
+    Cached,
+    Composition,
+    Control,
+    Gradient,
+    IntegratedGradients,
+    Part,
+    RandomClass,
+    SmoothGrad,
+    Untrained,
+)
 from attrreg.provenance import digest
 
 __all__ = ["Plan", "Shard", "make_plan"]
 
 # A map in plain training steps of the same model; the order of magnitude is what matters here.
+GRADIENT_COST = 0.7
 MAP_COSTS = {
     "uniform": 0.0,
-    "gradient": 0.7,
-    "gradient-x-input": 0.7,
+    "gradient": GRADIENT_COST,
+    "gradient-x-input": GRADIENT_COST,
     "lrp-0": 0.8,
     "epsilon": 0.9,
     "epsilon-plus": 1.5,
     "epsilon-plus-flat": 1.3,
+    "gamma": 2.1,
+    "alpha2-beta1": 1.9,
+    "z-box": 1.5,
+    "attention-aware": 1.1,
 }
 
 
@@ -111,16 +126,28 @@ def estimated_seconds(run: Run) -> float:
 
 def relative_cost(composition: Composition) -> float:
     """Return about how many plain steps one step of a method costs."""
-    attribution, cost = composition.attribution, 1.0
-    while isinstance(attribution, Control):
-        attribution = attribution.of
-    if attribution is not None:
-        cost += MAP_COSTS[getattr(attribution, "rule", attribution.name)]
-    if isinstance(attribution, Gradient) and attribution.forward_pass == "training":
-        cost -= 0.3
+    cost = 1.0
+    if composition.attribution is not None:
+        cost += _map_cost(composition.attribution)
     if composition.objective.name == "consistency":
         cost += 1.0
     return cost
+
+
+def _map_cost(attribution: Part) -> float:
+    if isinstance(attribution, Cached):
+        return _map_cost(attribution.of) / attribution.every
+    if isinstance(attribution, RandomClass | Untrained):  # the own map is needed as well
+        return 2 * _map_cost(attribution.of)
+    if isinstance(attribution, Control):
+        return _map_cost(attribution.of)
+    if isinstance(attribution, SmoothGrad):
+        return GRADIENT_COST * attribution.samples
+    if isinstance(attribution, IntegratedGradients):
+        return GRADIENT_COST * attribution.steps
+    cost = MAP_COSTS[getattr(attribution, "rule", attribution.name)]
+    shared = isinstance(attribution, Gradient) and attribution.forward_pass == "training"
+    return cost - 0.3 if shared else cost
 
 
 def _pack(cells: list[list[Run]], seconds: float) -> list[list[Run]]:

@@ -1,12 +1,26 @@
 """What a training step knows beside model, inputs and labels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SharedPass", "State"]
+__all__ = ["Movement", "SharedPass", "State"]
+
+
+class Movement(Protocol):
+    """How the augmentation has moved the features of each sample of a batch.
+
+    `attrreg.data.device.Movement` is that of images.
+    """
+
+    def apply_to_maps(self, maps: Tensor) -> Tensor:
+        """Return maps (n, *features) of the samples as they were, moved to where they are."""
+
+    def undo(self, maps: Tensor) -> Tensor:
+        """Return maps (n, *features) of the moved samples, moved back to where they were."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +35,23 @@ class State:
         Random numbers of the attribution. The perturbation has its own, so that a control with
         extra draws still perturbs with the same numbers as the method it controls.
     indices
-        Which samples of the training set the batch holds, (n,) int64.
-    epoch
-        Passes over the training set that are completed.
+        Which samples of the training set the batch holds, (n,) int64 on the CPU, where a part may
+        look at them and nobody waits for a GPU.
+    size
+        Number of samples in the training set.
+    epoch, last_epoch
+        Passes over the training set that are completed before the batch's first sample, and before
+        its last one; None: the same.
+    augmentation
+        How the samples of the batch were moved; None: not at all.
+    region
+        The ground-truth region of each sample of the batch, (n, *features): the larger the value,
+        the more it belongs there, such as 1 inside and 0 outside.
+    bounds
+        Smallest and largest possible input per channel (axis 1), in the units the model sees.
     memory
-        What a part keeps from one step to the next; the loop owns it.
+        What parts keep from one step to the next: one dict for the whole training, made by the
+        loop. None: nothing is kept, and a part that cannot do without says so.
     forward
         The pass that several parts share; set by `attrreg.method.Method.loss`.
     """
@@ -33,8 +59,13 @@ class State:
     feature_axes: tuple[int, ...] | None = None
     generator: torch.Generator | None = None
     indices: Tensor | None = None
+    size: int | None = None
     epoch: int = 0
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    last_epoch: int | None = None
+    augmentation: Movement | None = None
+    region: Tensor | None = None
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    memory: dict[Any, Any] | None = None
     forward: Callable[[Tensor], Tensor] | None = None
 
 

@@ -25,7 +25,13 @@ def synchronises(name: str, device: torch.device) -> str:
     y = torch.randint(10, (32,), device=device)
     made = method.create(name)
     stream = torch.Generator(device).manual_seed(0)
-    state = State(generator=torch.Generator(device).manual_seed(1))
+    state = State(
+        generator=torch.Generator(device).manual_seed(1),
+        indices=torch.arange(32),
+        size=32,
+        region=torch.rand(32, 8, 8, device=device),
+        memory={},
+    )
     made.loss(model, x, y, generator=stream, state=state).total.backward()  # warm up
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")

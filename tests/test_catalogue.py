@@ -4,6 +4,7 @@ import subprocess
 import sys
 from typing import get_args
 
+import pydantic
 import pytest
 import timm
 
@@ -33,14 +34,13 @@ print(sorted({{"torch", "pandas", "timm", "matplotlib"}} & sys.modules.keys()))
 
 
 def example(part):
-    """Return a part with its defaults; a control controls the gradient."""
-    is_control = issubclass(part, parameters.Control)
-    return part(of="gradient") if is_control else part()
+    """Return a part with its defaults; what wraps another wraps the gradient."""
+    return part(of="gradient") if issubclass(part, parameters.Wrapper) else part()
 
 
 def test_all_kinds_of_parts_are_found():
     names = {part.model_fields["name"].default for part in PARTS}
-    assert {"lrp", "swapped", "block", "scale", "mixture"} <= names
+    assert {"lrp", "swapped", "cached", "block", "scale", "mixture"} <= names
     assert len(names) == len(PARTS)
 
 
@@ -143,6 +143,51 @@ def test_an_override_by_parameters_keeps_the_rest_and_by_name_replaces_the_part(
     replaced = catalogue.override(preset, {"perturbation": "block"})
     assert replaced.perturbation == parameters.Block()
     assert preset == catalogue.preset("reldrop-patch")
+
+
+@pytest.mark.parametrize("wrapper", ["cached", *catalogue.CONTROLS])
+def test_what_wraps_an_attribution_wraps_the_one_that_is_there(wrapper):
+    preset = catalogue.preset("reldrop-block")
+    part = catalogue.CONTROLS.get(wrapper, parameters.Cached)
+    name = part.model_fields["name"].default
+    for change in (name, {"name": name}):
+        found = catalogue.override(preset, {"attribution": change})
+        assert found == preset.model_copy(update={"attribution": part(of=preset.attribution)})
+    other = catalogue.override(preset, {"attribution": {"name": name, "of": "gradient"}})
+    assert other.attribution == part(of="gradient")
+    bare = parameters.Composition()
+    with pytest.raises(pydantic.ValidationError, match=r"of\n.*Field required"):
+        catalogue.override(bare, {"attribution": name, "perturbation": "block"})
+
+
+def test_every_control_has_a_title_and_only_the_oracle_needs_regions():
+    for name in catalogue.method_names():
+        control = name.partition("/")[2]
+        assert ("(control)" in catalogue.label(name)) == bool(control)
+        assert catalogue.needs_regions(catalogue.preset(name)) == (control == "oracle")
+    inside = {"name": "swapped", "of": {"name": "oracle", "of": "lrp"}}
+    nested = catalogue.override(catalogue.preset("reldrop-block"), {"attribution": inside})
+    assert catalogue.needs_regions(nested)
+
+
+@pytest.mark.parametrize("sign", ["signed", "positive", "absolute"])
+@pytest.mark.parametrize("relevance", ["signed", "positive"])
+def test_a_reversed_map_must_leave_something_to_scale(sign, relevance):
+    changes = {"attribution": {"of": {"name": "lrp", "sign": sign}}}
+    changes["perturbation"] = {"relevance": relevance}
+    preset = catalogue.preset("challenger/reversed")
+    if sign == "signed" or relevance == "signed":
+        assert catalogue.override(preset, changes).attribution.of.sign == sign
+    else:
+        with pytest.raises(pydantic.ValidationError, match="'reversed' leaves no positive value"):
+            catalogue.override(preset, changes)
+
+
+def test_a_chain_has_the_outermost_part_first():
+    inner = parameters.Cached(of="gradient")
+    outer = parameters.Swapped(of=inner)
+    assert parameters.chain(outer) == (outer, inner, parameters.Gradient())
+    assert parameters.chain(None) == ()
 
 
 def test_pairs_of_methods_and_their_controls():

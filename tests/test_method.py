@@ -25,13 +25,20 @@ def case(make_model, make_batch):
     return (make_model("small").train(), *make_batch("small", n=8))
 
 
+def known(x, **more):
+    """What a loop knows beside the batch, all that any method may ask for."""
+    region = torch.rand(len(x), 8, 8, generator=torch.Generator().manual_seed(7)) > 0.7
+    return State(**({"memory": {}, "indices": torch.arange(len(x)), "region": region} | more))
+
+
 def loss(name_or_method, case, seeds=(1, 2), **overrides):
     """The loss under streams of its own for the perturbation and for the attribution."""
     chosen = name_or_method
     if isinstance(chosen, str):
         chosen = method.create(chosen, **overrides)
     perturbation, attribution = (torch.Generator().manual_seed(seed) for seed in seeds)
-    return chosen.loss(*case, generator=perturbation, state=State(generator=attribution))
+    state = known(case[1], generator=attribution)
+    return chosen.loss(*case, generator=perturbation, state=state)
 
 
 # --- everything that has a name -------------------------------------------------------------------
@@ -41,7 +48,9 @@ def test_the_published_names_exist():
     presets = "random-erasing reldrop-pixel reldrop-block reldrop-patch sgt sgt-shared challenger"
     assert {"baseline", *presets.split()} <= set(NAMES)
     guided = [name for name in presets.split() if name != "random-erasing"]
-    controls = {f"{name}/{control}" for name in guided for control in ("swapped", "scrambled")}
+    ladder = ["scrambled", "swapped", "swapped-within-class"]
+    beside = ["random-class", "reversed", "untrained", "uniform", "oracle"]
+    controls = {f"{name}/{control}" for name in guided for control in ladder + beside}
     assert controls <= set(NAMES)
     assert len(NAMES) == len(set(NAMES))
 
@@ -111,9 +120,11 @@ def test_passes_are_not_made_twice(name, case):
     model, seen = case[0], []
     model.register_forward_hook(lambda module, inputs, logits: seen.append(module.training))
     loss(name, case)
-    base = name.partition("/")[0]
+    base, _, control = name.partition("/")
     training = 2 if base.startswith("sgt") else 1
     evaluation = 0 if base in ("baseline", "random-erasing", "sgt-shared") else 1
+    if control == "untrained" or (control == "random-class" and base != "sgt-shared"):
+        evaluation += 1  # the own map, and another
     assert (seen.count(True), seen.count(False)) == (training, evaluation)
 
 
@@ -123,9 +134,11 @@ def test_every_method_drops_into_a_training_loop(name, make_model, make_batch):
     model, (x, y) = make_model("small").train(), make_batch("small", n=16)
     chosen, optimiser = method.create(name), torch.optim.Adam(model.parameters(), lr=0.01)
     before = F.cross_entropy(model(x), y).item()
+    needs = name.endswith(("/untrained", "/oracle"))
+    state = known(x) if needs else None
     for _ in range(25):
         optimiser.zero_grad()
-        chosen.loss(model, x, y).total.backward()
+        chosen.loss(model, x, y, state=state).total.backward()
         optimiser.step()
     assert F.cross_entropy(model(x), y).item() < before
 
@@ -147,7 +160,7 @@ def test_realised_area_and_energy_are_recorded(name, case):
     found = loss(name, (model, x, y)).parts
     streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     leaf = x.clone().requires_grad_()
-    state = State(generator=streams[1], forward=SharedPass(model, leaf))
+    state = known(x, generator=streams[1], forward=SharedPass(model, leaf))
     made = method.create(name).perturb(model, leaf, y, generator=streams[0], state=state)[1]
     torch.testing.assert_close(found["masked_area"], made.changed.double().mean())
     energy = (made.x - x).square().sum() / x.square().sum()
@@ -161,7 +174,7 @@ def test_realised_area_and_energy_are_recorded(name, case):
 def test_the_loss_is_the_equation_and_nothing_is_differentiated_through_the_input(name, case):
     model, x, y = copy.deepcopy(case[0]).eval(), *case[1:]
     streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    state = State(generator=streams[1])
+    state = known(x, generator=streams[1])
     chosen = method.create(name)
     perturbed = chosen.perturb(model, x, y, generator=streams[0], state=state)[1].x
     assert not perturbed.requires_grad
@@ -178,7 +191,7 @@ def test_the_loss_is_the_equation_and_nothing_is_differentiated_through_the_inpu
         torch.testing.assert_close(gradient, wanted)
 
 
-@pytest.mark.parametrize("control", ["", "/swapped", "/scrambled"])
+@pytest.mark.parametrize("control", ["", *(f"/{name}" for name in catalogue.CONTROLS)])
 def test_sgt_shared_equals_sgt_where_the_modes_do_not_differ(control, make_model, make_batch):
     case = (make_model("plain").train(), *make_batch("plain", n=8))
     shared, own = loss(f"sgt-shared{control}", case), loss(f"sgt{control}", case)
@@ -241,13 +254,11 @@ def batches(name, control, case, steps=6):
     rows = []
     for chosen in (method.create(name), method.create(control)):
         streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-        state = State(generator=streams[1])
-        row = []
+        memory, row = {}, []
         for step in range(steps):
-            x = case[1].roll(step, -1) * (1 + step)
-            if "shared" in name:
-                x = x.requires_grad_()
-                state = State(generator=streams[1], forward=SharedPass(case[0], x))
+            x = (case[1].roll(step, -1) * (1 + step)).requires_grad_()
+            forward = SharedPass(case[0], x)
+            state = known(x, generator=streams[1], memory=memory, forward=forward)
             made = chosen.perturb(case[0], x, case[2], generator=streams[0], state=state)[1]
             energy = (made.x.detach() - x.detach()).square().sum()
             row.append((made.changed.sum().item(), energy, made.changed.flatten(1).any(1)))
@@ -256,7 +267,12 @@ def batches(name, control, case, steps=6):
 
 
 @pytest.mark.parametrize(("name", "control"), CONTROLLED)
-def test_a_control_changes_as_much_as_the_method_batch_by_batch(name, control, case):
+def test_a_control_changes_as_much_as_the_method_batch_by_batch(
+    name, control, make_model, make_batch
+):
+    # So many samples that some map of a sample that is changed has a positive value: Challenger
+    # cannot spend its energy under maps that have none.
+    case = (make_model("small").train(), *make_batch("small", n=24))
     guided, altered = batches(name, control, case)
     areas = [[area for area, *_ in row] for row in (guided, altered)]
     assert sum(areas[0]) > 0
@@ -271,15 +287,23 @@ def test_a_control_changes_as_much_as_the_method_batch_by_batch(name, control, c
 
 @pytest.mark.parametrize(("name", "control"), CONTROLLED)
 def test_a_control_differs_from_its_method(name, control, case):
-    assert loss(name, case).total != loss(control, case).total
+    model, x, y = case
+    chosen, state = method.create(control), known(x, generator=torch.Generator().manual_seed(1))
+    chosen.loss(model, x, y, state=state)  # the first step, in which nothing has been learned
+    nn.init.normal_(model[0].weight)
+    losses = []
+    for each in (method.create(name), chosen):
+        generator = torch.Generator().manual_seed(0)
+        losses.append(each.loss(model, x, y, generator=generator, state=state).total)
+    assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("control", ["swapped", "scrambled"])
+@pytest.mark.parametrize("control", catalogue.CONTROLS)
 def test_a_control_is_fair_with_one_generator_as_in_anybodys_own_loop(control, case):
-    areas = []
+    areas, state = [], known(case[1])
     for name in ("reldrop-block", f"reldrop-block/{control}"):
         chosen, generator = method.create(name), torch.Generator().manual_seed(1)
-        parts = [chosen.loss(*case, generator=generator).parts for _ in range(5)]
+        parts = [chosen.loss(*case, generator=generator, state=state).parts for _ in range(5)]
         areas.append([part["masked_area"].item() for part in parts])
     assert areas[0] == areas[1]
 
@@ -287,7 +311,7 @@ def test_a_control_is_fair_with_one_generator_as_in_anybodys_own_loop(control, c
 def test_a_swapped_single_sample_gets_the_map_of_the_previous_step(case):
     model, x, y = case[0].eval(), *case[1:]
     chosen = method.create("reldrop-block/swapped")
-    state = State(generator=torch.Generator().manual_seed(0))
+    state = State(generator=torch.Generator().manual_seed(0), memory={})
     maps = [chosen.perturb(model, x[i : i + 1], y[i : i + 1], state=state)[0] for i in range(3)]
     own = LRP()(model, x, y)
     torch.testing.assert_close(maps[1][0], own[0])
@@ -312,7 +336,14 @@ def test_a_part_is_replaced_by_an_object_or_a_description(part):
     assert method.create("reldrop-block", perturbation=part).perturbation == Drop(p=0.25)
 
 
-@pytest.mark.parametrize("attribution", ["gradient", "lrp", "uniform", "gradient-x-input"])
+@pytest.mark.parametrize(
+    "attribution",
+    [
+        *("gradient", "lrp", "uniform", "gradient-x-input", "integrated-gradients"),
+        {"name": "smoothgrad", "samples": 2},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("perturbation", ["drop", "block", "replace-lowest", "scale"])
 @pytest.mark.parametrize("objective", [CrossEntropy(on="perturbed"), "consistency", "mixture"])
 def test_every_combination_is_a_method(attribution, perturbation, objective, case):

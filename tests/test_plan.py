@@ -3,14 +3,24 @@
 import subprocess
 import sys
 from itertools import product
+from typing import get_args
 
 import pytest
 from experiments import planned, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrreg.plan import evaluation_digest
+from attrreg import catalogue, parameters
+from attrreg.plan import evaluation_digest, relative_cost
 
+COSTS = [  # cheaper first, or equal
+    ("reldrop-block/swapped", "reldrop-block"),
+    ("reldrop-block", "reldrop-block/scrambled"),
+    ("sgt-shared", "sgt"),
+    ("sgt", "sgt/random-class"),
+    ("reldrop-block", "reldrop-block/untrained"),
+    ("baseline", "random-erasing"),
+]
 METHODS = ["baseline", "random-erasing", "reldrop-block", "reldrop-block/swapped", "sgt"]
 WIDE = {
     "grid.models": ["resnet10-narrow", {"name": "wide", "base": "resnet18"}],
@@ -107,6 +117,31 @@ def test_short_shards_hold_a_cell_each_and_long_ones_everything_of_a_model():
     cells = 2 * len(METHODS) * 3
     assert len(planned(WIDE | {"execution.shard_seconds": 1e-3}).shards) == cells
     assert len(planned(WIDE | {"execution.shard_seconds": 1e6}).shards) == 2
+
+
+@pytest.mark.parametrize(("less", "more"), COSTS)
+def test_methods_are_about_as_dear_as_their_maps(less, more):
+    first, second = (relative_cost(catalogue.preset(name)) for name in (less, more))
+    assert first < second or (first == second and more not in ("sgt", "sgt/random-class"))
+
+
+def test_every_attribution_and_rule_has_a_cost():
+    def cost(attribution):
+        return relative_cost(
+            parameters.Composition(
+                attribution=attribution,
+                perturbation="block",
+                objective=parameters.CrossEntropy(on="perturbed"),
+            )
+        )
+
+    for rule in get_args(parameters.RuleName):
+        assert 1 < cost({"name": "lrp", "rule": rule}) < 5
+    gradient = cost("gradient") - 1
+    assert cost({"name": "smoothgrad", "samples": 7}) - 1 == pytest.approx(7 * gradient)
+    assert cost({"name": "integrated-gradients", "steps": 9}) - 1 == pytest.approx(9 * gradient)
+    for control in catalogue.CONTROLS.values():
+        assert cost(control(of="gradient")) - 1 in (gradient, 2 * gradient)
 
 
 def test_a_shard_is_found_by_its_name_and_another_name_is_refused():

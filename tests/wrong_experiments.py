@@ -99,6 +99,36 @@ WRONG = {
         "grid.methods[1]",
         ["'consistency' needs a perturbed input"],
     ),
+    "control that needs regions": (
+        {"grid.methods": ["baseline", "sgt/oracle"]},
+        "grid",
+        ["'sgt/oracle' needs the ground-truth region", "'digits' has none"],
+    ),
+    "control of one's own that needs regions": (
+        method(preset="reldrop-block", attribution="oracle"),
+        "grid",
+        ["'own' needs the ground-truth region", "'digits' has none"],
+    ),
+    "cached maps of a control": (
+        method(preset="reldrop-block/swapped", attribution={"name": "cached", "every": 5}),
+        "grid.methods[1].attribution",
+        ["'cached' keeps the maps of an attribution, found 'swapped'", "inside the control"],
+    ),
+    "cached maps that are never made": (
+        method(preset="reldrop-block", attribution={"name": "cached", "every": 0}),
+        "grid.methods[1].attribution.every",
+        ["found 0", "greater than or equal to 1"],
+    ),
+    "random class of an attribution that explains none": (
+        method(preset="random-erasing", attribution="random-class"),
+        "grid.methods[1].attribution",
+        ["'random-class'", "'uniform' explains none"],
+    ),
+    "parameter that a rule does not use": (
+        method(preset="reldrop-block", attribution={"gamma": 0.5}),
+        "grid.methods[1].attribution",
+        ["'gamma' has no effect under rule 'epsilon-plus-flat'"],
+    ),
     "control of nothing": (
         method(attribution="swapped", perturbation="block", objective=PERTURBED),
         "grid.methods[1].attribution.of",

@@ -360,7 +360,7 @@ class Interception(TorchFunctionMode):
         self,
         func: Any,
         x: Tensor,
-        value: Callable[[Tensor], Tensor],
+        value: Callable[[Tensor, Any], Tensor] | None,
         factor: Callable[[Tensor], Any],
         offset: Tensor | float = 0.0,
         nonnegative: bool = False,
@@ -375,7 +375,8 @@ class Interception(TorchFunctionMode):
         x
             A live tensor.
         value, factor
-            From x to y, and to what A is made of: without more, an elementwise factor.
+            From x to what A is made of, without more an elementwise factor; from x and that to y
+            (None: A·x, where there is no offset).
         offset
             What absorbs relevance.
         nonnegative
@@ -386,15 +387,21 @@ class Interception(TorchFunctionMode):
             A and its adjoint, from a vector and what `factor` gave.
         """
         facts = self._facts[x]
+
+        def compute() -> tuple[Tensor, Any]:
+            held = factor(x)
+            return (forward(x, held) if value is None else value(x, held)), held
+
         if facts.unclear:
-            return self.unknown(func, lambda: value(x), [x], facts.unclear, max(gate, facts.gate))
+            why, gate = facts.unclear, max(gate, facts.gate)
+            return self.unknown(func, lambda: compute()[0], [x], why, gate)
         shadow = None
         if self.is_differentiable:
-            output = value(x)
-            shadow = forward(_shadow(facts), factor(x))
+            output, held = compute()
+            shadow = forward(_shadow(facts), held)
         else:
             with torch.no_grad():
-                y, held = value(x), factor(x)
+                y, held = compute()
             absorbed = self.absorbed
 
             def back(g: Tensor) -> tuple[Tensor]:

@@ -331,16 +331,19 @@ def _plus(
     absorbed: Absorb,
 ) -> Tensor:
     """z⁺: R_i = Σ_j (x_i w_ij)⁺ / z⁺_j R_j, with ε for units without a positive contribution."""
-    has_positive = parts.positive > _smallest(z)
-    relevance = z * g
-    s = torch.where(has_positive, relevance / parts.positive.where(has_positive, 1), 0)
-    lone = torch.where(has_positive, 0, _stabilised(layer, g, z, epsilon))
+    relevance, positive = z * g, parts.positive
+    if not _can_look(z) or bool(positive.amin() <= _smallest(z)):
+        has_positive = positive > _smallest(z)
+        s = torch.where(has_positive, relevance / positive, 0)
+        bare = torch.where(has_positive, 0, g)
+    else:
+        s, bare = relevance / positive, None
     if absorbed is not None:
-        absorbed(torch.where(has_positive, 0, relevance - z * lone))
         _absorb_bias(layer, parts.excite.bias, s, absorbed)
-        _absorb_bias(layer, layer.bias, lone, absorbed)
     out = parts.pull(s, None, x)
-    return out + layer.transpose(lone, x) if _any(lone) else out
+    if bare is None or (_can_look(z) and not bool((bare * z).any())):
+        return out
+    return out + _epsilon(layer, epsilon, x, z, bare, absorbed)
 
 
 def _gamma(
@@ -356,12 +359,12 @@ def _gamma(
     rises = z > 0
     own = torch.where(rises, parts.positive, z - parts.positive)
     total = z + gamma * own
-    s = torch.where(total == 0, 0, z * g / total.where(total != 0, 1))
+    s = torch.where(total == 0, 0, z * g / total)
     if absorbed is not None and layer.bias is not None:
         bias = layer.spread(layer.bias, z)
         of_sign = torch.where(rises, bias.clamp_min(0), bias.clamp_max(0))
         absorbed(s * (bias + gamma * of_sign))
-    if not _any(torch.where(rises, 0, s)):
+    if _can_look(z) and not bool(torch.where(rises, 0, s).any()):
         # behind a ReLU no unit below zero has relevance, and one convolution does for two
         both = replace(layer, weight=layer.weight + gamma * layer.weight.clamp_min(0), bias=None)
         out = both.transpose(s, x)
@@ -389,15 +392,20 @@ def _alpha_beta(
     """
     relevance, positive = z * g, parts.positive
     negative = z - positive  # spares a convolution; what is left below rounding counts as none
-    rounding = 64 * torch.finfo(z.dtype).eps
-    has_positive = positive > (-rounding * negative).clamp_min(_smallest(z))
-    has_negative = -negative > (rounding * positive).clamp_min(_smallest(z))
-    upward = torch.where(has_negative, rule.alpha * relevance, relevance)
-    downward = torch.where(has_positive, -rule.beta * relevance, relevance)
-    same = torch.where(has_positive, upward / positive.where(has_positive, 1), 0)
-    opposite = torch.where(has_negative, downward / negative.where(has_negative, 1), 0)
+    if _can_look(z) and _all_of_both_signs(positive, negative):
+        same = (relevance / positive).mul_(rule.alpha)
+        opposite = (relevance / negative).mul_(-rule.beta)
+    else:
+        rounding = 64 * torch.finfo(z.dtype).eps
+        has_positive = positive > (-rounding * negative).clamp_min(_smallest(z))
+        has_negative = -negative > (rounding * positive).clamp_min(_smallest(z))
+        upward = torch.where(has_negative, rule.alpha * relevance, relevance)
+        downward = torch.where(has_positive, -rule.beta * relevance, relevance)
+        same = torch.where(has_positive, upward / positive, 0)
+        opposite = torch.where(has_negative, downward / negative, 0)
+        if absorbed is not None:
+            absorbed(torch.where(has_positive | has_negative, 0, relevance))
     if absorbed is not None:
-        absorbed(torch.where(has_positive | has_negative, 0, relevance))
         _absorb_bias(layer, parts.excite.bias, same, absorbed)
         below = None if layer.bias is None else layer.bias.clamp_max(0)
         _absorb_bias(layer, below, opposite, absorbed)
@@ -409,9 +417,17 @@ def _smallest(z: Tensor) -> float:
     return torch.finfo(z.dtype).tiny * 1e8
 
 
-def _any(values: Tensor) -> bool:
-    """Whether an entry is not zero; on an accelerator, where looking synchronises, always True."""
-    return values.device.type != "cpu" or bool((values != 0).any())
+def _can_look(values: Tensor) -> bool:
+    """Whether looking at values is free; on an accelerator it would make the host wait."""
+    return values.device.type == "cpu"
+
+
+def _all_of_both_signs(positive: Tensor, negative: Tensor) -> bool:
+    """Whether every unit has contributions of both signs, none lost in the other's rounding."""
+    least, most = (float(each) for each in positive.aminmax())
+    lowest, highest = (float(each) for each in negative.aminmax())
+    rounding, smallest = 64 * torch.finfo(positive.dtype).eps, _smallest(positive)
+    return least > max(smallest, -rounding * lowest) and -highest > max(smallest, rounding * most)
 
 
 def _stabilised(layer: Affine, g: Tensor, z: Tensor, epsilon: float) -> Tensor:

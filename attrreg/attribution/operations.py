@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,10 +155,12 @@ def _activation(
     nonnegative: bool = False,
     gate: int = 0,
     options: tuple[str, ...] = (),
+    exact: bool = False,
 ) -> Operation:
     """Return an operation y = c(x) · x + offset with c held; `factor` gives c.
 
-    `options`: the function's parameters before ``inplace``, which go to `factor` as well.
+    `options`: the function's parameters before ``inplace``, which go to `factor` as well. `exact`:
+    c is not a quotient, so that y can be had from it.
     """
 
     def activate(run: Interception, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -169,7 +171,7 @@ def _activation(
         y = run.bracket(
             func,
             x,
-            lambda values: plain(values, **kwargs),
+            None if exact else lambda values, _: plain(values, **kwargs),
             lambda values: factor(values, **kwargs),
             offset,
             nonnegative,
@@ -189,7 +191,7 @@ def _quotient(y: Tensor, x: Tensor, slope: float, near: float = 0.0) -> Tensor:
 def _of_gelu(x: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-    return torch.special.ndtr(x)
+    return torch.erf(x * math.sqrt(0.5)).add(1).mul(0.5)
 
 
 def _of_sigmoid(x: Tensor) -> Tensor:
@@ -255,7 +257,8 @@ def _clamped(
             return _quotient(clamped(values), values, float(low != 0 and high != 0))
 
         gate = int(low is not None and high is not None)
-        y = run.bracket(func, x, clamped, factor, nonnegative=low == 0, gate=gate)
+        value = lambda values, _: clamped(values)  # noqa: E731
+        y = run.bracket(func, x, value, factor, nonnegative=low == 0, gate=gate)
     else:
         y = run.unknown(func, lambda: x.clamp(low, high), [x], gate=2)
     return run.change(func, input, y) if inplace else y
@@ -415,6 +418,14 @@ def _in_place(operation: Operation) -> Operation:
 # Normalisation: deviations are held
 
 
+class Deviation(NamedTuple):
+    """What a normalisation holds: 1 ÷ deviation, the weight, and its result without the weight."""
+
+    inverse: Tensor
+    weight: Tensor | None
+    value: Tensor
+
+
 def _layer_norm(
     run: Interception,
     func: Any,
@@ -425,14 +436,15 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     axes = tuple(range(-len(normalized_shape), 0))
+    shape = list(normalized_shape)
 
-    def deviation(x: Tensor) -> Tensor:
-        return (x.var(axes, correction=0, keepdim=True) + eps).rsqrt()
+    def deviation(x: Tensor) -> Deviation:
+        value, _, inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
+        if run.is_differentiable:  # autograd does not differentiate the deviation it returns
+            inverse = (x.var(axes, correction=0, keepdim=True) + eps).rsqrt()
+        return Deviation(inverse, run.hold(weight), value)
 
-    def value(x: Tensor) -> Tensor:
-        return F.layer_norm(x, list(normalized_shape), weight, bias, eps)
-
-    return _normalise(run, func, input, value, deviation, axes, weight, bias)
+    return _normalise(run, func, input, deviation, axes, weight, bias)
 
 
 def _group_norm(
@@ -450,25 +462,19 @@ def _group_norm(
         return x.unflatten(1, (num_groups, -1))
 
     axes = tuple(range(2, input.ndim + 1))
-
-    def deviation(x: Tensor) -> Tensor:
-        return (grouped(x).var(axes, correction=0, keepdim=True) + eps).rsqrt()
-
-    def value(x: Tensor) -> Tensor:
-        return F.group_norm(x, num_groups, weight, bias, eps)
-
-    per_channel = [_over_positions(each, input) for each in (weight, bias)]
-    shaped = [None if each is None else grouped(each) for each in per_channel]
-
-    def forward(x: Tensor, held: Any) -> Tensor:
-        return _centred_scaled(grouped(x), held, axes).flatten(1, 2)
-
-    def adjoint(g: Tensor, held: Any) -> Tensor:
-        return _scaled_centred(grouped(g), held, axes).flatten(1, 2)
-
-    return _normalise(
-        run, func, input, value, deviation, axes, shaped[0], per_channel[1], forward, adjoint
+    weight, bias = (
+        each if each is None else each.view(1, -1, *[1] * (input.ndim - 2))
+        for each in (weight, bias)
     )
+
+    def deviation(x: Tensor) -> Deviation:
+        inverse = (grouped(x).var(axes, correction=0, keepdim=True) + eps).rsqrt()
+        flat = [each if each is None else each.flatten() for each in (weight, bias)]
+        value = F.group_norm(x, num_groups, flat[0], flat[1], eps)
+        held = run.hold(weight)
+        return Deviation(inverse, held if held is None else grouped(held), value)
+
+    return _normalise(run, func, input, deviation, axes, weight, bias, grouped)
 
 
 def _instance_norm(
@@ -501,57 +507,50 @@ def _rms_norm(
     weight = run.hold(weight)
 
     def factor(x: Tensor) -> Tensor:
-        scale = (x.square().mean(axes, keepdim=True) + floor).rsqrt()
-        return scale if weight is None else scale * weight
+        inverse = (x.square().mean(axes, keepdim=True) + floor).rsqrt()
+        return inverse if weight is None else inverse * weight
 
-    def value(x: Tensor) -> Tensor:
-        return F.rms_norm(x, list(normalized_shape), weight, eps)
-
-    return run.bracket(func, run.settle(input), value, factor)
+    return run.bracket(func, run.settle(input), None, factor)
 
 
 def _normalise(
     run: Interception,
     func: Any,
     input: Tensor,
-    value: Callable[[Tensor], Tensor],
-    deviation: Callable[[Tensor], Tensor],
+    deviation: Callable[[Tensor], Deviation],
     axes: tuple[int, ...],
     weight: Tensor | None,
     bias: Tensor | None,
-    forward: Callable[[Tensor, Any], Tensor] | None = None,
-    adjoint: Callable[[Tensor, Any], Tensor] | None = None,
+    grouped: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Propagate through (x − mean) / deviation · weight + bias, the deviation being held."""
+    """Propagate through (x − mean) / deviation · weight + bias, the deviation being held.
+
+    `grouped` brings what is normalised together onto `axes`, by splitting the channels.
+    """
     if run.is_live(weight) or run.is_live(bias):
         run.refuse(func, "has parameters that depend on the input")
-    weight = run.hold(weight)
 
-    def factor(x: Tensor) -> Tensor:
-        return deviation(x) if weight is None else deviation(x) * weight
+    def forward(x: Tensor, held: Deviation) -> Tensor:
+        y = x if grouped is None else grouped(x)
+        y = (y - y.mean(axes, keepdim=True)) * held.inverse
+        y = y if held.weight is None else y * held.weight
+        return y if grouped is None else y.flatten(1, 2)
+
+    def adjoint(g: Tensor, held: Deviation) -> Tensor:
+        s = g if grouped is None else grouped(g)
+        s = s if held.weight is None else s * held.weight
+        s = (s - s.mean(axes, keepdim=True)).mul_(held.inverse)
+        return s if grouped is None else s.flatten(1, 2)
 
     return run.bracket(
         func,
         run.settle(input),
-        value,
-        factor,
+        lambda _, held: held.value,
+        deviation,
         0.0 if bias is None else bias.detach(),
-        forward=forward or partial(_centred_scaled, axes=axes),
-        adjoint=adjoint or partial(_scaled_centred, axes=axes),
+        forward=forward,
+        adjoint=adjoint,
     )
-
-
-def _centred_scaled(x: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return (x - x.mean(axes, keepdim=True)) * scale
-
-
-def _scaled_centred(g: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
-    scaled = g * scale
-    return scaled - scaled.mean(axes, keepdim=True)
-
-
-def _over_positions(values: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if values is None else values.view(1, -1, *[1] * (x.ndim - 2))
 
 
 def _normalise_length(
@@ -566,7 +565,7 @@ def _normalise_length(
     def factor(x: Tensor) -> Tensor:
         return 1 / x.norm(p, dim, keepdim=True).clamp_min(eps)
 
-    return run.bracket(func, run.settle(input), lambda x: F.normalize(x, p, dim, eps), factor)
+    return run.bracket(func, run.settle(input), None, factor)
 
 
 # What picks, moves or averages values
@@ -811,10 +810,10 @@ def _table() -> dict[Any, Operation]:
         (_in_place(_leaky_relu), [F.leaky_relu_]),
         (_prelu, _everywhere(["prelu"])),
         (_abs, _everywhere(["abs", "absolute"])),
-        (_activation(torch.sigmoid), [F.silu]),
-        (_activation(_of_gelu), [F.gelu]),
-        (_activation(F.hardsigmoid), [F.hardswish]),
-        (_activation(lambda x: F.softplus(x).tanh()), [F.mish]),
+        (_activation(torch.sigmoid, exact=True), [F.silu]),
+        (_activation(_of_gelu, exact=True), [F.gelu]),
+        (_activation(F.hardsigmoid, exact=True), [F.hardswish]),
+        (_activation(lambda x: F.softplus(x).tanh(), exact=True), [F.mish]),
         (_activation(lambda x: _quotient(x.tanh(), x, 1.0), gate=1),
          [*_everywhere(["tanh"]), torch.tanh_, Tensor.tanh_]),
         (_activation(_of_sigmoid, 0.5, nonnegative=True, gate=2),

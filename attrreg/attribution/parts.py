@@ -1,17 +1,19 @@
 """Attributions as parts of a method: from (model, x, y) to relevance on the feature axes."""
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attrreg import parameters
+from attrreg.attribution import targets
 from attrreg.attribution.engine import relevance
+from attrreg.attribution.rules import RULES, Rule
 from attrreg.features import on_features, resolve_axes
 from attrreg.state import State
 
-__all__ = ["LRP", "Gradient", "GradientTimesInput"]
+__all__ = ["LRP", "Gradient", "GradientTimesInput", "IntegratedGradients", "SmoothGrad"]
 
 NO_STATE = State()
 
@@ -29,8 +31,7 @@ class Gradient(parameters.Gradient):
             one).
         """
         if self.forward_pass == "evaluation":
-            target = _target(self, y, state)
-            return _reduce(self, relevance(model, x, target, "gradient", self.output), x, state)
+            return _explain(self, RULES["gradient"], model, x, y, state)
         if state.forward is None or not x.requires_grad:
             raise ValueError(
                 "forward_pass 'training' explains the pass that the objective makes: call it "
@@ -48,36 +49,66 @@ class GradientTimesInput(parameters.GradientTimesInput):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, state: State = NO_STATE) -> Tensor:
         """Return the product, (n, *features), in units of the explained output."""
-        target = _target(self, y, state)
-        return _reduce(self, relevance(model, x, target, "gradient-x-input", self.output), x, state)
+        return _explain(self, RULES["gradient-x-input"], model, x, y, state)
+
+
+class SmoothGrad(parameters.SmoothGrad):
+    """The mean derivative at noisy copies of the input; the noise is the same in every step."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, state: State = NO_STATE) -> Tensor:
+        """Return the mean, (n, *features), in units of the explained output per unit of x."""
+        rule = replace(RULES["smoothgrad"], samples=self.samples, noise=self.noise)
+        return _explain(self, rule, model, x, y, state)
+
+
+class IntegratedGradients(parameters.IntegratedGradients):
+    """The mean derivative between zero (the channel mean of images) and the input, times it."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, state: State = NO_STATE) -> Tensor:
+        """Return the product, (n, *features), in units of the explained output."""
+        rule = replace(RULES["integrated-gradients"], steps=self.steps)
+        return _explain(self, rule, model, x, y, state)
 
 
 class LRP(parameters.LRP):
     """Layer-wise relevance propagation; see `attrreg.attribution.relevance`."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, state: State = NO_STATE) -> Tensor:
-        """Return relevance, (n, *features), in units of the explained output."""
-        target = _target(self, y, state)
-        return _reduce(self, relevance(model, x, target, self.rule, self.output), x, state)
+        """Return relevance, (n, *features), in units of the explained output.
+
+        Raises
+        ------
+        ValueError
+            ``rule: z-box`` without the bounds of the input.
+        """
+        own: dict[str, Any] = {
+            name: value
+            for name, value in {"epsilon": self.epsilon, "gamma": self.gamma}.items()
+            if value is not None
+        }
+        if RULES[self.rule].first == "z-box":
+            if state.bounds is None:
+                raise ValueError(
+                    f"rule {self.rule!r} needs the smallest and largest possible input, found "
+                    "none: pass State(bounds=(low, high)), one number per channel each"
+                )
+            own["low"], own["high"] = state.bounds
+        return _explain(self, replace(RULES[self.rule], **own), model, x, y, state)
 
 
-def _target(part: parameters.Explained, y: Tensor, state: State) -> Callable[[Tensor], Tensor]:
-    """Return the function from logits (n, classes) to the weights of the explained output."""
+def _explain(
+    part: parameters.Explained, rule: Rule, model: nn.Module, x: Tensor, y: Tensor, state: State
+) -> Tensor:
+    target = _target(part, y, state)
+    return _reduce(part, relevance(model, x, target, rule, part.output), x, state)
 
-    def weights(logits: Tensor) -> Tensor:
-        classes = logits.shape[1]
-        if part.explained == "label":
-            return F.one_hot(y, classes).to(logits.dtype)
-        if part.explained == "prediction":
-            return F.one_hot(logits.argmax(1), classes).to(logits.dtype)
-        if part.explained == "random":
-            drawn = torch.rand(logits.shape, generator=state.generator, device=logits.device)
-            return F.one_hot(drawn.argmax(1), classes).to(logits.dtype)
-        label = F.one_hot(y, classes).bool()
-        strongest = logits.masked_fill(label, -torch.inf).argmax(1)
-        return label.to(logits.dtype) - F.one_hot(strongest, classes).to(logits.dtype)
 
-    return weights
+def _target(part: parameters.Explained, y: Tensor, state: State) -> targets.Target:
+    if part.explained == "prediction":
+        return targets.prediction()
+    if part.explained == "random":
+        return targets.random_class(state.generator)
+    return targets.margin(y) if part.explained == "margin" else targets.label(y)
 
 
 def _reduce(part: parameters.Explained, values: Tensor, x: Tensor, state: State) -> Tensor:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from attrreg.attribution.parts import LRP
 from attrreg.cells import Run
-from attrreg.data.device import normalise
+from attrreg.data.device import input_bounds, normalise
 from attrreg.data.sources import read_held_out, read_pool
 from attrreg.evaluation import calibration, occlusion
 from attrreg.evaluation.predict import predict
 from attrreg.features import resolve_axes
 from attrreg.files import write_rows
 from attrreg.method import build
+from attrreg.parameters import chain
 from attrreg.protocol import Evaluation
 from attrreg.provenance import digest, stream_seed
 from attrreg.records import Outcome, read_record, record_work
@@ -75,6 +76,7 @@ class HeldOut(NamedTuple):
     splits: dict[str, tuple[Tensor, Tensor]]  # name: inputs float32, labels int64
     mean: Tensor  # (channels, 1, 1), of x / 255 over the pool
     deviation: Tensor
+    bounds: tuple[tuple[float, ...], tuple[float, ...]]  # of the inputs, per channel
 
     @classmethod
     def on(cls, device: torch.device, data: Path, dataset: str) -> "HeldOut":
@@ -90,7 +92,8 @@ class HeldOut(NamedTuple):
             )
             for name, images in read_held_out(data, dataset).items()
         }
-        return cls(splits, mean.view(-1, 1, 1), deviation.view(-1, 1, 1))
+        bounds = input_bounds(mean, deviation)
+        return cls(splits, mean.view(-1, 1, 1), deviation.view(-1, 1, 1), bounds)
 
     def shown(self, x: Tensor) -> Tensor:
         """Return inputs as images in [0, 1], on the CPU."""
@@ -115,7 +118,7 @@ def _evaluate(
         "brier": calibration.brier(logits, labels),
         "ece": calibration.ece(logits, labels, bins=settings.bins),
     }
-    curves = _curves(run, model, *held_out.splits["test"], settings)
+    curves = _curves(run, model, held_out, settings)
     metrics |= {f"occlusion-{order}": each.area for order, each in curves.items()}
     save_tensors(predictions, place / "predictions.safetensors")
     write_rows(
@@ -146,9 +149,10 @@ def _evaluate(
 
 
 def _curves(
-    run: Run, model: nn.Module, x: Tensor, y: Tensor, settings: Evaluation
+    run: Run, model: nn.Module, held_out: HeldOut, settings: Evaluation
 ) -> dict[str, occlusion.Curve]:
     """Return a curve per order; at one seed every method meets the same random orders."""
+    x, y = held_out.splits["test"]
     axes = resolve_axes(x, None)
     curves: dict[str, occlusion.Curve] = {}
     for name in settings.orders:
@@ -161,7 +165,8 @@ def _curves(
             order = occlusion.random_block(x, generator, axes)
         else:
             own = LRP(rule=settings.rule, explained="prediction")
-            maps = torch.cat([own(model, part, part) for part in x.split(256)])
+            known = State(bounds=held_out.bounds)
+            maps = torch.cat([own(model, part, part, known) for part in x.split(256)])
             order = occlusion.most_relevant_first(maps)
         curves[name] = occlusion.curve(
             model,
@@ -188,7 +193,7 @@ def _gallery(
         "inputs": held_out.shown(x),
         "labels": y.cpu(),
         "predictions": predict(model, x).argmax(1).cpu(),
-        "relevance": LRP(rule=settings.rule)(model, x, y).cpu(),
+        "relevance": LRP(rule=settings.rule)(model, x, y, State(bounds=held_out.bounds)).cpu(),
     }
     composition = run.composition
     if composition.perturbation is not None:
@@ -197,7 +202,15 @@ def _gallery(
         seed = stream_seed("gallery", run.dataset, run.seed)
         streams = [torch.Generator(x.device).manual_seed(seed + each) for each in range(2)]
         clean = x.clone().requires_grad_()
-        state = State(generator=streams[0], forward=model)
+        names = [part.name for part in chain(composition.attribution)]
+        state = State(
+            generator=streams[0],
+            indices=torch.arange(len(x)),
+            size=len(x),
+            bounds=held_out.bounds,
+            memory={"untrained": build_model(run, x.device)} if "untrained" in names else {},
+            forward=model,
+        )
         perturbed = method.perturb(model, clean, y, generator=streams[1], state=state)[1]
         maps["perturbed"] = held_out.shown(perturbed.x)
     return maps

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attrreg.data.device import TrainingSet, augment, batch_indices
+from attrreg.data.device import TrainingSet, batch_indices, draw_movement, input_bounds
 from attrreg.method import Method
 from attrreg.recipe import SGD, Recipe, Schedule
 from attrreg.state import State
@@ -93,16 +94,26 @@ def train(
     history: list[dict[str, float]] = []
     sums: dict[str, Tensor] = {}
     first, completed = 0, 0
-    memory: dict[str, Tensor] = {}
+    memory: dict[Any, Any] = {}
+    bounds = input_bounds(data.mean, data.deviation)
     torch.manual_seed(streams.dropout)
     model.train()
     batches = list(batch_indices(n, recipe.batch_size, steps, streams.order))
     order = torch.stack([indices for indices, _ in batches]).to(data.y.device)
-    for step, (indices, (_, epoch)) in enumerate(zip(order, batches, strict=True), start=1):
+    for step, (indices, (known, epoch)) in enumerate(zip(order, batches, strict=True), start=1):
         x, y = data.batch(indices)
-        x = augment(x, recipe.augmentation, streams.augmentation)
+        movement = draw_movement(x, recipe.augmentation, streams.augmentation)
+        x = movement.apply(x)
         state = State(
-            generator=streams.attribution, indices=indices, epoch=completed, memory=memory
+            generator=streams.attribution,
+            indices=known,
+            size=n,
+            epoch=completed,
+            last_epoch=(step * len(known) - 1) // n,
+            augmentation=movement,
+            region=data.region_of(indices, movement),
+            bounds=bounds,
+            memory=memory,
         )
         loss = method.loss(model, x, y, generator=streams.perturbation, state=state)
         optimizer.zero_grad(set_to_none=True)

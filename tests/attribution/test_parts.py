@@ -1,17 +1,34 @@
 """Attributions as parts of a method: every switch does what its name says."""
 
+from dataclasses import fields, replace
+from typing import get_args
+
+import pydantic
 import pytest
 import torch
 from networks import logits_of
 from torch import nn
 
-from attrreg.attribution import relevance
-from attrreg.attribution.parts import LRP, Gradient, GradientTimesInput
+from attrreg import parameters
+from attrreg.attribution import RULES, relevance
+from attrreg.attribution.parts import (
+    LRP,
+    Gradient,
+    GradientTimesInput,
+    IntegratedGradients,
+    SmoothGrad,
+)
 from attrreg.state import SharedPass, State
 from attrreg.uniform import Uniform
 
-GUIDED = [LRP(), LRP(rule="epsilon"), Gradient(), GradientTimesInput()]
-RULE_OF = {"gradient": "gradient", "gradient-x-input": "gradient-x-input"}
+GUIDED = [
+    *(LRP(), LRP(rule="epsilon"), LRP(rule="gamma", gamma=0.5, epsilon=0.01)),
+    *(Gradient(), GradientTimesInput(), SmoothGrad(samples=3, noise=0.5)),
+    IntegratedGradients(steps=5),
+]
+
+
+PARAMETERS = ("epsilon", "gamma", "samples", "noise", "steps")
 
 
 @pytest.fixture
@@ -22,7 +39,10 @@ def case(make_model, make_batch):
 
 def shaped_like_x(part, model, x, target):
     """The map before it is brought to the feature axes."""
-    return relevance(model, x, target, RULE_OF.get(part.name, getattr(part, "rule", "")))
+    rule = RULES[getattr(part, "rule", part.name)]
+    own = {name: value for name, value in dict(part).items() if name in PARAMETERS}
+    own = {name: value for name, value in own.items() if value is not None}
+    return relevance(model, x, target, replace(rule, **own))
 
 
 @pytest.mark.parametrize("part", GUIDED, ids=lambda part: part.name)
@@ -88,14 +108,23 @@ def test_a_random_class_is_every_class_equally_often_and_drawn_from_the_given_st
     assert (counts - 1000).abs().max() < 5 * (4000 * 0.25 * 0.75) ** 0.5
 
 
+AT_THE_INPUT = [part for part in GUIDED if part.name not in ("smoothgrad", "integrated-gradients")]
+
+
 @pytest.mark.parametrize("part", GUIDED, ids=lambda part: part.name)
 def test_the_log_probability_is_another_output(part, case):
+    model, x, y = case
+    other = part.model_copy(update={"output": "log-probability"})
+    assert not torch.allclose(other(model, x, y), part(model, x, y))
+
+
+@pytest.mark.parametrize("part", AT_THE_INPUT, ids=lambda part: part.name)
+def test_the_log_probability_is_explained_by_its_derivative(part, case):
     model, x, y = case
     other = part.model_copy(update={"output": "log-probability"})
     weights = nn.functional.one_hot(y, 4) - logits_of(model, x).softmax(1)
     expected = shaped_like_x(part, model, x, weights).sum(1)
     torch.testing.assert_close(other(model, x, y), expected)
-    assert not torch.allclose(other(model, x, y), part(model, x, y))
 
 
 @pytest.mark.parametrize("part", [*GUIDED, Uniform()], ids=lambda part: part.name)
@@ -139,3 +168,62 @@ def test_the_training_pass_needs_a_pass_to_share(case):
     model, x, y = case
     with pytest.raises(ValueError, match=r"forward_pass.*Method\.loss"):
         Gradient(forward_pass="training")(model, x, y)
+
+
+class TestRules:
+    """Every layer-wise rule can be named, with parameters that it uses."""
+
+    BOUNDS = ((-4.0, -5.0), (4.0, 5.0))
+
+    def test_all_layer_wise_rules_can_be_named(self):
+        named = get_args(parameters.LRP.model_fields["rule"].annotation)
+        assert set(named) == {name for name, rule in RULES.items() if rule.backward == "layers"}
+        assert len(set(named)) == len(named)
+
+    @pytest.mark.parametrize("rule", get_args(parameters.RuleName))
+    def test_a_rule_is_the_rule_of_that_name(self, rule, case):
+        model, x, y = case
+        found = LRP(rule=rule)(model, x, y, State(bounds=self.BOUNDS))
+        known = RULES[rule]
+        if rule == "z-box":
+            known = replace(known, low=self.BOUNDS[0], high=self.BOUNDS[1])
+        assert torch.equal(found, relevance(model, x, y, known).sum(1))
+
+    def test_z_box_depends_on_the_bounds_and_refuses_to_do_without(self, case):
+        model, x, y = case
+        part = LRP(rule="z-box")
+        first, second = (part(model, x, y, State(bounds=((-b, -b), (b, b)))) for b in (4.0, 9.0))
+        assert not torch.allclose(first, second)
+        with pytest.raises(ValueError, match=r"'z-box' needs.*found none.*bounds"):
+            part(model, x, y)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"rule": "epsilon", "gamma": 0.1}, "'gamma' has no effect under rule 'epsilon'"),
+            ({"rule": "lrp-0", "epsilon": 0.1}, "'epsilon' has no effect under rule 'lrp-0'"),
+            ({"rule": "gamma", "gamma": -0.1}, "greater than or equal to 0"),
+            ({"epsilon": float("inf")}, "finite"),
+        ],
+    )
+    def test_parameters_that_a_rule_does_not_use_are_refused(self, wrong, said):
+        with pytest.raises(pydantic.ValidationError, match=said):
+            LRP(**wrong)
+
+    @pytest.mark.parametrize("name", ["epsilon", "gamma"])
+    def test_a_parameter_changes_every_map_it_is_accepted_for(self, name, case):
+        model, x, y = case
+        for rule in get_args(parameters.RuleName):
+            try:
+                changed = LRP(rule=rule, **{name: 0.9})
+            except pydantic.ValidationError:
+                continue
+            known = State(bounds=self.BOUNDS)
+            assert not torch.allclose(
+                changed(model, x, y, known), LRP(rule=rule)(model, x, y, known)
+            )
+
+    def test_defaults_are_those_of_the_rules(self):
+        rule = {field.name: field.default for field in fields(RULES["smoothgrad"])}
+        assert (SmoothGrad().samples, SmoothGrad().noise) == (rule["samples"], rule["noise"])
+        assert IntegratedGradients().steps == rule["steps"]

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrreg.data.device import TrainingSet, augment, batch_indices, normalise
+from attrreg.data.device import (
+    TrainingSet,
+    batch_indices,
+    draw_movement,
+    input_bounds,
+    normalise,
+)
 from attrreg.recipe import Augmentation
 
 SHAPES = [(1, 1, 4, 6), (1, 3, 5, 5), (40, 1, 6, 4), (7, 2, 3, 3)]
@@ -14,6 +20,11 @@ SHAPES = [(1, 1, 4, 6), (1, 3, 5, 5), (40, 1, 6, 4), (7, 2, 3, 3)]
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def augment(x, augmentation, source):
+    """Draw and apply."""
+    return draw_movement(x, augmentation, source).apply(x)
 
 
 class TestBatchIndices:
@@ -134,6 +145,72 @@ class TestAugment:
         assert torch.equal(first, again)
 
 
+class TestMovement:
+    """Maps move with their images, and back."""
+
+    SETTINGS = Augmentation(crop_padding=2, flip=True)
+
+    def test_draws_are_the_corners_first_and_the_coins_then(self):
+        x, source = torch.zeros(6, 1, 4, 4), generator(3)
+        movement = draw_movement(x, self.SETTINGS, source)
+        assert torch.equal(
+            movement.offsets, torch.randint(0, 5, (2, 6), generator=(again := generator(3)))
+        )
+        assert torch.equal(movement.flipped, torch.rand(6, generator=again) < 0.5)
+        assert torch.equal(source.get_state(), again.get_state())
+        nothing = draw_movement(x, Augmentation(), source)
+        assert (nothing.offsets, nothing.flipped) == (None, None)
+        assert torch.equal(source.get_state(), again.get_state())
+
+    @pytest.mark.parametrize("pad", [0, 1, 3])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_images_against_numpy(self, pad, flip):
+        x = torch.randn(20, 3, 5, 4, generator=generator())
+        movement = draw_movement(x, Augmentation(crop_padding=pad, flip=flip), generator(1))
+        found = movement.apply(x)
+        padded = np.pad(x.numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        for place in range(20):
+            top, left = movement.offsets[:, place].tolist() if pad else (0, 0)
+            crop = padded[place, :, top : top + 5, left : left + 4]
+            flipped = flip and movement.flipped[place]
+            assert np.array_equal(found[place].numpy(), crop[..., ::-1] if flipped else crop)
+
+    @pytest.mark.parametrize("pad", [0, 1, 3])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_maps_move_as_images_and_have_their_median_elsewhere(self, pad, flip):
+        maps = torch.randn(20, 5, 3, generator=generator())
+        movement = draw_movement(
+            maps[:, None], Augmentation(crop_padding=pad, flip=flip), generator(1)
+        )
+        found = movement.apply_to_maps(maps)
+        inside = movement.apply(torch.ones_like(maps)[:, None])[:, 0] == 1
+        median = torch.from_numpy(np.median(maps.flatten(1), 1)).view(-1, 1, 1)
+        expected = torch.where(inside, movement.apply(maps[:, None])[:, 0], median)
+        assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize("pad", [0, 1, 3])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_undoing_gives_back_what_was_not_cut_off(self, pad, flip):
+        images = torch.randperm(20 * 35, generator=generator()).float().view(20, 1, 7, 5) + 1
+        movement = draw_movement(images, Augmentation(crop_padding=pad, flip=flip), generator(1))
+        moved = movement.apply(images)[:, 0]
+        found = movement.undo(moved)
+        seen = torch.stack(
+            [torch.isin(image, row) for image, row in zip(images[:, 0], moved, strict=True)]
+        )
+        median = torch.from_numpy(np.median(moved.flatten(1), 1)).view(-1, 1, 1)
+        assert torch.equal(found, torch.where(seen, images[:, 0], median))
+        assert seen.all() == (pad == 0)
+
+    def test_maps_are_left_alone(self):
+        maps = torch.randn(4, 5, 3, generator=generator())
+        kept = maps.clone()
+        movement = draw_movement(maps[:, None], self.SETTINGS, generator())
+        movement.apply_to_maps(maps)
+        movement.undo(maps)
+        assert torch.equal(maps, kept)
+
+
 class TestNormalise:
     """What models see has mean 0 and deviation 1 over the pool."""
 
@@ -157,6 +234,14 @@ class TestNormalise:
         found = normalise(x, torch.tensor([0.25, 0.0]), torch.tensor([0.0, 0.5]))
         torch.testing.assert_close(found[:, 0], torch.full((2, 3, 3), 0.2 - 0.25))
         torch.testing.assert_close(found[0, 1], torch.arange(9.0).view(3, 3) / 255 / 0.5)
+
+    def test_bounds_are_the_extreme_values_of_a_pixel(self):
+        mean, deviation = torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.0])
+        low, high = input_bounds(mean, deviation)
+        assert low == (-0.5, -0.5)  # a constant channel is only centred
+        assert high == (1.5, 0.5)
+        x = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 2, 1, 1)
+        assert normalise(x, mean, deviation).flatten().tolist() == [*low, *high]
 
     def test_a_batch_of_the_training_set(self):
         x = np.arange(3 * 1 * 2 * 2, dtype=np.uint8).reshape(3, 1, 2, 2)

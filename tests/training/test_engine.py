@@ -1,11 +1,14 @@
 """The loop: reproducible to the bit, as long as asked, at the learning rates of the recipe."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from attrreg import method
@@ -26,7 +29,9 @@ def training_set(n=20, channels=1):
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 256, (n, channels, 8, 8), generator=generator, dtype=torch.uint8)
     y = torch.arange(n) % 10
-    return TrainingSet(x, y, torch.full((channels,), 0.5), torch.full((channels,), 0.3))
+    region = (torch.rand(n, 8, 8, generator=generator) > 0.7).float()
+    mean, deviation = torch.full((channels,), 0.5), torch.full((channels,), 0.3)
+    return TrainingSet(x, y, mean, deviation, region)
 
 
 class Spy:
@@ -34,10 +39,12 @@ class Spy:
 
     def __init__(self, losses=None):
         self.indices, self.epochs, self.x, self.losses = [], [], [], losses
+        self.states = []
 
     def loss(self, model, x, y, *, generator, state):
         self.indices.append(state.indices)
         self.epochs.append(state.epoch)
+        self.states.append(state)
         self.x.append(x)
         total = sum(parameter.sum() for parameter in model.parameters())
         if self.losses is not None:
@@ -136,11 +143,76 @@ class TestLength:
         train(linear(), spy, training_set(8), Recipe(steps=6, batch_size=4), streams())
         assert spy.epochs == [0, 0, 1, 1, 2, 2]
 
+    @settings(deadline=None)
+    @given(st.integers(1, 12), st.integers(1, 12))
+    def test_parts_are_told_into_which_pass_a_batch_reaches(self, n, batch_size):
+        spy, batch = Spy(), min(n, batch_size)
+        train(linear(), spy, training_set(n), Recipe(steps=9, batch_size=batch_size), streams())
+        for step, state in enumerate(spy.states):
+            assert state.last_epoch == (step * batch + batch - 1) // n
+            assert state.epoch in (state.last_epoch, state.last_epoch - 1)
+
     def test_progress_is_said_after_every_step(self):
         said = []
         recipe = Recipe(steps=3, batch_size=4)
         train(linear(), Spy(), training_set(), recipe, streams(), lambda *at: said.append(at))
         assert said == [(1, 3), (2, 3), (3, 3)]
+
+
+class TestState:
+    """What the loop tells the parts of a method."""
+
+    def told(self, data, steps=5, **augmentation):
+        spy, recipe = (
+            Spy(),
+            Recipe(steps=steps, batch_size=8, augmentation=Augmentation(**augmentation)),
+        )
+        train(linear(), spy, data, recipe, streams())
+        return spy
+
+    def test_samples_are_known_on_the_cpu_and_by_the_size_of_the_set(self):
+        data = training_set()
+        spy = self.told(data)
+        for state, x in zip(spy.states, spy.x, strict=True):
+            assert state.indices.device == CPU
+            assert torch.equal(x, data.batch(state.indices)[0])
+            assert state.size == 20
+
+    def test_bounds_hold_every_input(self):
+        data = training_set(channels=2)
+        spy = self.told(data, crop_padding=2, flip=True)
+        low, high = (torch.tensor(each).view(-1, 1, 1) for each in spy.states[0].bounds)
+        assert low.flatten().tolist() == pytest.approx([-0.5 / 0.3] * 2)
+        assert high.flatten().tolist() == pytest.approx([0.5 / 0.3] * 2)
+        for state, x in zip(spy.states, spy.x, strict=True):
+            assert state.bounds is spy.states[0].bounds
+            assert ((low <= x) & (x <= high)).all()
+
+    def test_images_and_regions_are_moved_together(self):
+        data = training_set()
+        spy = self.told(data, crop_padding=1, flip=True)
+        for state, x in zip(spy.states, spy.x, strict=True):
+            clean = data.batch(state.indices)[0]
+            assert torch.equal(x, state.augmentation.apply(clean))
+            regions = data.region[state.indices]
+            inside = state.augmentation.apply(torch.ones_like(clean))[:, 0]
+            expected = state.augmentation.apply_to_maps(regions) * inside
+            assert torch.equal(state.region, expected)
+
+    def test_a_set_without_regions_has_none(self):
+        spy = self.told(dataclasses.replace(training_set(), region=None))
+        assert {state.region for state in spy.states} == {None}
+
+    def test_the_oracle_does_not_train_without_regions(self):
+        data = dataclasses.replace(training_set(), region=None)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        with pytest.raises(ValueError, match="'oracle' needs"):
+            train(model, method.create("sgt/oracle"), data, Recipe(steps=1), streams())
+
+    def test_one_memory_lasts_for_the_whole_training(self):
+        states = self.told(training_set()).states
+        assert all(state.memory is states[0].memory for state in states)
+        assert self.told(training_set()).states[0].memory is not states[0].memory
 
 
 class TestHistory:
