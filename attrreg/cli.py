@@ -33,6 +33,7 @@ RetryFailed = Annotated[
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of this process.")]
 RESULTS, DATA = Path("results"), Path("results/data")
 FAILED = 3  # exit code: some runs failed, everything else is collected
+UNSUPPORTED = 4  # exit code: a model that was checked cannot be explained by every rule
 
 
 def main() -> None:
@@ -362,10 +363,33 @@ def methods() -> None:
 @app.command()
 def models(
     like: Annotated[str, typer.Option("--like", help="Only timm names that contain this.")] = "",
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check",
+            help="Check that relevance is right on these, several with commas or options, instead; "
+            f"exit with code {UNSUPPORTED} if not on all.",
+        ),
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="Check this rule only; several can be given.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", help="Check all models of this table, too, and write it again."),
+    ] = None,
+    threads: Threads = 1,
 ) -> None:
-    """List the models: ours, and those of timm."""
+    """List the models, ours and those of timm, or check whether they can be explained."""
     from attrreg import catalogue
 
+    if check or table:
+        _check_models(
+            [name for names in check or () for name in names.split(",")], rule, table, threads
+        )
+        return
+    if rule:
+        raise ValueError("--rule says what to check: give --check <name>, too")
     for name, entry in catalogue.MODELS.items():
         print(f"{name:<24} {entry.modality:<8} {entry.title}")
     names = [name for name in catalogue.timm_names() if like in name]
@@ -388,6 +412,35 @@ def datasets(data: Data = DATA) -> None:
             f"validation {entry.validation}, test {entry.test}; {entry.licence}; {present}\n"
             f"{'':<12} {entry.source}"
         )
+
+
+def _check_models(
+    names: list[str], rules: list[str] | None, table: Path | None, threads: int
+) -> None:
+    """Say of each model whether the relevance engine is right on it."""
+    import torch
+
+    from attrreg import catalogue
+    from attrreg.attribution.verdict import judge, layerwise, names_in, write_table
+
+    if table and rules:
+        raise ValueError("a table is of all rules: give --rule or --table, not both")
+    chosen = layerwise(rules or ())
+    names = list(dict.fromkeys([*(names_in(table) if table else ()), *names]))
+    if not names:
+        raise ValueError(f"{table} lists no model yet: give --check <name>, too")
+    for name in names:
+        catalogue.model(name)  # an unknown one is said before any is checked
+    torch.set_num_threads(threads)
+    verdicts = []
+    for name in names:
+        verdicts.append(judge(name, chosen))
+        print(verdicts[-1], flush=True)
+    if table:
+        write_table(table, verdicts)
+        print(f"wrote {table}")
+    elif any(each.outcome != "supported" for each in verdicts):
+        raise typer.Exit(UNSUPPORTED)
 
 
 def _plan(config: Path) -> "Plan":

@@ -54,8 +54,10 @@ class Drop(parameters.Drop):
     ) -> Perturbed:
         """Return x with features dropped in all channels; relevance is (n, *features).
 
-        `own` is the sample's own map where `relevance` is a control's: as many features are dropped
-        as the own map would have made it, those with the largest score under the control's.
+        `own` is the sample's own map where `relevance` is a control's: over the batch as many
+        features are dropped as the own maps would have made it, those with the largest score under
+        the control's. Each sample takes the count of another one, since how many features a map
+        drops tells something about the sample.
         """
         coin = _coin(self.coin, self.p, x, generator)
         noise = _uniform(relevance.shape, x, generator)
@@ -66,7 +68,8 @@ class Drop(parameters.Drop):
             mask = score >= 1 - self.beta
         else:
             dropped = (self._score(own, noise) >= 1 - self.beta).flatten(1).sum(1)
-            mask = rank(-score) < dropped.view(-1, *[1] * (score.ndim - 1))
+            count = _of_another(dropped, coin)
+            mask = rank(-score) < count.view(-1, *[1] * (score.ndim - 1))
         return _erase(x, _toss(mask, coin), self.fill, axes, generator)
 
     def _score(self, relevance: Tensor, noise: Tensor) -> Tensor:
@@ -316,6 +319,14 @@ def _coin(coin: str, p: float, x: Tensor, generator: torch.Generator | None) -> 
 
 def _toss(mask: Tensor, coin: Tensor) -> Tensor:
     return mask & coin.view(-1, *[1] * (mask.ndim - 1))
+
+
+def _of_another(values: Tensor, coin: Tensor) -> Tensor:
+    """Give every sample that is acted on the value (n,) of the next such sample."""
+    order = (~coin).int().argsort(stable=True)  # those first
+    place = coin.cumsum(0) - 1
+    following = order[(place + 1) % coin.sum().clamp_min(1)]
+    return torch.where(coin, values[following], values)
 
 
 def _uniform(shape: tuple[int, ...], x: Tensor, generator: torch.Generator | None) -> Tensor:

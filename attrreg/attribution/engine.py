@@ -10,7 +10,8 @@ norm is folded into the convolution that made *the tensor it reads*. An operatio
 raises by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from attrreg.attribution.explained import (
     weights,
 )
 from attrreg.attribution.gradients import explain_by_gradient, per_channel
-from attrreg.attribution.guards import untouched
+from attrreg.attribution.guards import UnsupportedOperation, eager, untouched
 from attrreg.attribution.interception import Interception
 from attrreg.attribution.operations import OPERATIONS, QUERIES
 from attrreg.attribution.rules import Rule, resolve_rule
@@ -113,6 +114,8 @@ def relevance(
             f"the input has dtype {x.dtype}: relevance needs floating point; embed tokens first, "
             "and explain the rest of the model by the embedded tensor"
         )
+    if len(x) == 0:
+        return torch.zeros_like(x)
     if rule.backward == "layers":
         return _propagate(model, x, target, rule, output, create_graph)
     explain = explain_by_backend if rule.backward == "backend" else explain_by_gradient
@@ -125,16 +128,20 @@ def ledger(
     """Explain as `relevance` does, and account for all of it.
 
     Only for layer-wise rules; the arguments and errors are those of `relevance`. Samples are
-    explained one by one, so that what is absorbed is known for each.
+    explained one by one, so that what is absorbed is known for each; a model whose outputs for a
+    sample depend on the rest of the batch raises ValueError.
     """
     rule = resolve_rule(rule)
     if rule.backward != "layers":
         raise ValueError(f"rule {rule.name!r} keeps no ledger: use a layer-wise rule")
     check_output(output)
-    with torch.inference_mode(False), torch.no_grad(), untouched(model):
+    if len(x) == 0:
+        return Ledger(torch.zeros_like(x), x.new_zeros(0), x.new_zeros(0))
+    with torch.inference_mode(False), torch.no_grad(), untouched(model), eager(model):
         logits = model(x.detach().clone())
         check_logits(logits, x)
-        seeds = seed(logits, target, output)
+        seeds = seed(logits, target, output).detach()
+        _check_samples_stand_alone(model, x, logits)
         absorbed = torch.zeros_like(seeds[:, 0])
         explained = torch.zeros_like(absorbed)
     maps = []
@@ -143,12 +150,38 @@ def ledger(
         def absorb(amount: Tensor, place: int = place) -> None:
             absorbed[place] += amount.sum()
 
-        def explain(logits: Tensor, place: int = place) -> Tensor:
-            explained[place] = (logits * seeds[place : place + 1]).sum()
+        def explain(alone: Tensor, place: int = place) -> Tensor:
+            explained[place] = (alone * seeds[place : place + 1]).sum()
             return seeds[place : place + 1]
 
         maps.append(_propagate(model, x[place : place + 1], explain, rule, absorbed=absorb))
     return Ledger(torch.cat(maps), absorbed, explained)
+
+
+def _check_samples_stand_alone(model: nn.Module, x: Tensor, logits: Tensor) -> None:
+    """Raise ValueError where the outputs of a sample depend on the rest of its batch."""
+    tolerance = max(1e-4, 100 * torch.finfo(logits.dtype).eps)
+    for place in range(len(x)):
+        try:
+            alone = model(x[place : place + 1].detach().clone())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(MIXES) from error
+        apart = (alone - logits[place : place + 1]).abs().max()
+        if apart > tolerance * logits.abs().max():
+            raise ValueError(MIXES)
+
+
+MIXES = (
+    "the output for a sample is not what it is in the batch, or cannot be had without it: a "
+    "ledger is kept sample by sample; give the samples one by one, or use relevance()"
+)
+CHECKPOINTED = (
+    "the model stores something else than its activations for the backward pass, as gradient "
+    "checkpointing does: switch that off (timm: model.set_grad_checkpointing(False)), or use a "
+    "rule that is made of gradients"
+)
 
 
 def _propagate(
@@ -163,7 +196,17 @@ def _propagate(
     _check_possible(rule, create_graph)
     # Relevance is computed outside autocast: z⁺ sums and their quotients need the full precision.
     plain = torch.autocast(device_type=x.device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), plain, untouched(model):
+    # What is recomputed later would escape the interception.
+    stored = torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        plain,
+        untouched(model),
+        eager(model),
+        _refusing_checkpoints(),
+        stored,
+    ):
         connected = create_graph and x.requires_grad
         leaf = x if connected else x.detach().clone().requires_grad_()
         shadow = x.detach().clone().requires_grad_() if create_graph else None
@@ -180,10 +223,24 @@ def _propagate(
             return leaf * torch.autograd.grad(result, shadow, g_of_logits, create_graph=True)[0]
         leaves = [leaf, *run.leaves]
         gradients = torch.autograd.grad(result, leaves, g_of_logits, allow_unused=True)
+        if any(each is None for each in gradients[1:]):
+            run.refuse_first()
         parts = [
             each.detach() * g for each, g in zip(leaves, gradients, strict=True) if g is not None
         ]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+@contextmanager
+def _refusing_checkpoints() -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedOperation:
+        raise
+    except RuntimeError as error:
+        if CHECKPOINTED in str(error):
+            raise UnsupportedOperation(CHECKPOINTED) from error
+        raise
 
 
 def _check_possible(rule: Rule, create_graph: bool) -> None:

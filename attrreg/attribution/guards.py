@@ -1,8 +1,8 @@
 """Guards: attribution leaves no trace in the model, and nothing it cannot treat passes unseen."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -13,6 +13,7 @@ __all__ = [
     "Graph",
     "UnsupportedOperation",
     "custom_function",
+    "eager",
     "evaluating",
     "module_path",
     "untouched",
@@ -27,14 +28,15 @@ class UnsupportedOperation(RuntimeError):
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold every module in evaluation mode; each gets its own flag back, whatever happens."""
     # written past Module.__setattr__, which takes as long as a small layer
-    training = [module.__dict__ for module in model.modules() if module.training]
+    flags = [(module.__dict__, module.training) for module in model.modules()]
     try:
-        for attributes in training:
-            attributes["training"] = False
+        for attributes, training in flags:
+            if training:
+                attributes["training"] = False
         yield
     finally:
-        for attributes in training:
-            attributes["training"] = True
+        for attributes, training in flags:
+            attributes["training"] = training
 
 
 @contextmanager
@@ -44,9 +46,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     The random stream is the CPU's; a GPU's could not be read while its work is captured.
     """
     kept = [
-        (buffer, buffer._version, buffer.clone())
-        for buffer in model.buffers()
-        if not buffer.is_inference()
+        (module._buffers, name, buffer, buffer._version, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
     ]
     stream = torch.get_rng_state()
     try:
@@ -55,7 +58,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         torch.set_rng_state(stream)
         with torch.no_grad():
-            for buffer, version, value in kept:
+            for buffers, name, buffer, version, value in kept:
+                buffers[name] = buffer
                 if buffer._version != version:
                     buffer.copy_(value)
 
@@ -72,14 +76,9 @@ class Graph:
         self._apart: set[Any] = set()  # nodes found to lead to parameters only
 
     def admit(self, output: Tensor, inputs: Sequence[Tensor]) -> None:
-        """Admit the nodes that lie between an operation's inputs and its output."""
-        ends = {tensor.grad_fn for tensor in inputs}
-        waiting: list[Any] = [output.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in self._known and node not in ends:
-                self._known.add(node)
-                waiting.extend(parent for parent, _ in node.next_functions)
+        """Admit the nodes on the ways from an operation's inputs to its output."""
+        ends = [torch.autograd.graph.get_gradient_edge(each).node for each in inputs]
+        self._look(output.grad_fn, known=True, ends=ends)
 
     def hidden(self, tensor: Tensor) -> str | None:
         """Return the name of an operation that nobody has admitted on the way to the input.
@@ -87,37 +86,65 @@ class Graph:
         Of several the one nearest to the input. None where there is none: all of the way is
         admitted, or the tensor does not depend on the input.
         """
-        return None if tensor.grad_fn is None else self._hidden(tensor.grad_fn)
+        return None if tensor.grad_fn is None else self._look(tensor.grad_fn)
 
-    def _hidden(self, node: Any) -> str | None:
-        if node in self._known or node in self._apart:
-            return None
-        reaches = False
-        for parent, _ in node.next_functions:
-            if parent is None:
+    def _look(self, top: Any, known: bool = False, ends: Sequence[Any] = ()) -> str | None:
+        """Walk down from a node, and sort the new ones: those that lead to the input, and others.
+
+        The former are admitted with `known`; otherwise the first is named. Not recursive, since a
+        graph of parameters may be deep.
+        """
+        waiting = [top]
+        while waiting:
+            node = waiting[-1]
+            if node in self._known or node in self._apart or node in ends:
+                waiting.pop()
                 continue
-            nearer = self._hidden(parent)
-            if nearer is not None:
-                return nearer
-            reaches = reaches or parent in self._known
-        if reaches:
-            name: str = node.name().rpartition("::")[2].rstrip("0123456789")
-            return name.removesuffix("Backward")
-        self._apart.add(node)
+            parents = [parent for parent, _ in node.next_functions if parent is not None]
+            sorted_ = (self._known, self._apart, ends)
+            new = [parent for parent in parents if not any(parent in each for each in sorted_)]
+            if new:
+                waiting.extend(new)
+                continue
+            waiting.pop()
+            if not any(parent in self._known or parent in ends for parent in parents):
+                self._apart.add(node)
+            elif known:
+                self._known.add(node)
+            else:
+                name: str = node.name().rpartition("::")[2].rstrip("0123456789")
+                return name.removesuffix("Backward")
         return None
 
 
-def module_path(model: nn.Module) -> str:
-    """Return the dotted path of the module of `model` that is running now, ``""`` if none is.
+def module_path(paths: Mapping[int, str]) -> str:
+    """Return the dotted path of the module that is running now, ``""`` if none is.
 
     Reads the call stack, so that no hook is needed; meant for error messages.
+
+    Parameters
+    ----------
+    paths
+        By ``id`` the paths of the modules of a model.
     """
-    paths = {id(module): name for name, module in model.named_modules()}
     for frame in _frames():
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and id(owner) in paths:
-            return paths[id(owner)]
+        # Only here are local variables read: that copies them, and the copy keeps them alive.
+        if frame.f_code is nn.Module._call_impl.__code__:
+            path = paths.get(id(frame.f_locals["self"]))
+            if path is not None:
+                return path
     return ""
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run what ``torch.compile`` has compiled as it was written; nothing else is touched."""
+    compiled = any(
+        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+        for module in model.modules()
+    )
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 def custom_function() -> str:

@@ -5,6 +5,7 @@ tensors are recognised by identity.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from attrreg.attribution.guards import (
 from attrreg.attribution.layers import (
     Affine,
     Convolution,
+    Elementwise,
     propagate,
     spread_evenly,
     stabiliser,
@@ -132,7 +134,7 @@ class Interception(TorchFunctionMode):
             self.leaves = (torch.ones_like(leaf, requires_grad=True),)
         elif rule.first == "z-box" and bounds is not None:
             self.leaves = tuple(bound.clone().requires_grad_() for bound in bounds)
-        self.reached_first = False
+        self._paths = {id(module): name for name, module in model.named_modules()}
         self.graph = Graph(leaf)
         # Looked up by identity, and forgotten with the tensor: what the model has dropped is freed,
         # and no identity is used twice.
@@ -174,16 +176,25 @@ class Interception(TorchFunctionMode):
 
     def refuse(self, func: Any, because: str = "has no relevance rule") -> NoReturn:
         """Raise for an operation, by its name and the module that calls it."""
-        known = ", ".join(sorted({_name(function) for function in self.operations}))
+        names = {_name(function) for function in self.operations}
+        known = ", ".join(sorted(name for name in names if name.islower() and "." not in name))
         raise UnsupportedOperation(
-            f"{self.where(func)} of {type(self.model).__name__} {because}; supported operations "
-            f"are {known}. The rules 'gradient' and 'gradient-x-input' work on every "
-            "differentiable model."
+            f"{self.where(func)} of {type(self.model).__name__} {because}. The rules 'gradient' "
+            "and 'gradient-x-input' work on every differentiable model. Operations with a "
+            f"relevance rule are {known}"
+        )
+
+    def refuse_first(self) -> NoReturn:
+        """Raise where a rule for the first layer found none that carries relevance."""
+        raise UnsupportedOperation(
+            f"rule {self.rule.name!r} needs a convolution or linear layer that reads the input, "
+            f"or a rearrangement of it; {type(self.model).__name__} has none that carries "
+            "relevance: use a rule without 'flat' and 'z-box'"
         )
 
     def where(self, func: Any) -> str:
         """Return the name of a function and of the module that calls it."""
-        path = module_path(self.model)
+        path = module_path(self._paths)
         return (resolve_name(func) or _name(func)) + (f" in module {path!r}" if path else "")
 
     def facts(self, tensor: Any) -> Facts | None:
@@ -236,12 +247,6 @@ class Interception(TorchFunctionMode):
                 f"{facts.unclear}, and the output of {type(self.model).__name__} depends on it. "
                 "The rules 'gradient' and 'gradient-x-input' work on every differentiable model."
             )
-        if self.rule.first is not None and not self.reached_first:
-            raise UnsupportedOperation(
-                f"rule {self.rule.name!r} needs a convolution or linear layer that reads the "
-                f"input, or a rearrangement of it; {type(self.model).__name__} has none: use a "
-                "rule without 'flat' and 'z-box'"
-            )
         return logits if facts.shadow is None else facts.shadow
 
     def hold(self, value: Any) -> Any:
@@ -256,10 +261,14 @@ class Interception(TorchFunctionMode):
         if self.absorbed is None:
             return self.hold(value)
         absorbed = self.absorbed
-        value = value.detach() if isinstance(value, Tensor) else torch.full_like(like, value)
+        if isinstance(value, Tensor):
+            value = value.detach()
+            value = value if value.is_floating_point() else value.to(like.dtype)
+        else:
+            value = torch.full_like(like, value)
 
         def back(g: Tensor) -> tuple[None]:
-            absorbed(value * g)
+            absorbed(torch.where(g == 0, 0, value * g))  # the value may be infinite
             return (None,)
 
         # tied to the input, since autograd runs nothing that does not lead there
@@ -283,6 +292,7 @@ class Interception(TorchFunctionMode):
         inputs: Sequence[Tensor],
         nonnegative: bool = False,
         rearranges: bool = False,
+        scales: bool = False,
         linear: Callable[..., Any] | None = None,
     ) -> Any:
         """Propagate relevance as autograd propagates gradients.
@@ -298,9 +308,9 @@ class Interception(TorchFunctionMode):
             Live tensors.
         nonnegative
             Whether the result cannot be negative.
-        rearranges
-            Whether it is linear, with weights that are not negative: what reads the result still
-            reads the input.
+        rearranges, scales
+            Whether it is linear, with weights that are not negative, or whether it scales and
+            shifts every entry by itself: then what reads the result still reads the input.
         linear
             From the shadows of `inputs` to that of the result, where `apply` is not linear.
         """
@@ -313,9 +323,14 @@ class Interception(TorchFunctionMode):
         if any(output is tensor for tensor in inputs):
             return output
         raw: Sequence[Any] | None = None
-        if rearranges and all(facts.raw is not None for facts in known):
-            leaves = zip(*(facts.raw for facts in known if facts.raw is not None), strict=True)
+        if (rearranges or scales) and all(facts.raw is not None for facts in known):
+            leaves = list(zip(*(facts.raw for facts in known if facts.raw), strict=True))
             raw = [_in_order(apply(*each)) for each in leaves]
+            if scales and len(raw) == 2:  # a negative factor turns the bounds round
+                low, high = raw[0][0], raw[1][0]
+                raw = [[torch.minimum(low, high)], [torch.maximum(low, high)]]
+            elif scales:
+                raw = [[leaves[0][0].expand_as(output)]]
         shadows = None
         if self.is_differentiable:
             shadows = _in_order((linear or apply)(*(facts.shadow for facts in known)))
@@ -421,7 +436,7 @@ class Interception(TorchFunctionMode):
         layer: Affine,
         how: Propagation,
         compute: Callable[[], Tensor] | None = None,
-        alone: bool = True,
+        foldable: bool = False,
     ) -> Tensor:
         """Put an affine layer into the graph under a propagation.
 
@@ -433,14 +448,20 @@ class Interception(TorchFunctionMode):
             The layer, and its propagation unless the rule has another for the first layer.
         compute
             Gives its value, where that is known already.
-        alone
-            False for a convolution whose output a batch norm may read.
+        foldable
+            Whether it is a convolution whose output a batch norm may read.
         """
         facts = self._facts[x]
         compute = compute or partial(layer.forward, x)
         if facts.unclear:
             return self.unknown(func, compute, [x], facts.unclear, facts.gate)
-        made = None if alone or not isinstance(layer, Convolution) else (x, layer)
+        if facts.raw is not None and isinstance(layer, Elementwise):
+            shift = None if layer.bias is None else self.constant(layer.bias, x)
+            shifted = replace(layer, bias=shift)
+            return self.through(func, shifted.forward, [x], scales=True)
+        made = (x, layer) if foldable and isinstance(layer, Convolution) else None
+        if torch.is_autocast_enabled(x.device.type):
+            self.refuse(func, "runs under autocast, which the model switches on by itself")
         if self.is_differentiable:
             z = compute()
             shadow = layer.forward(_shadow(facts))
@@ -454,7 +475,6 @@ class Interception(TorchFunctionMode):
         plain, absorbed, inputs = x.detach(), self.absorbed, (x,)
         back: Back
         if facts.raw is not None:
-            self.reached_first = True
             leaves = tuple(leaf.detach() for leaf in facts.raw)
             inputs = (x, *facts.raw)
             if self.rule.first == "flat":
@@ -471,7 +491,7 @@ class Interception(TorchFunctionMode):
             def back(g: Tensor) -> tuple[Tensor | None, ...]:
                 return (propagate(layer, how, rule, plain, z, g, nonnegative, absorbed),)
 
-        output = Propagated.apply(z, back, *inputs)
+        output = Propagated.apply(z, _unchanged(layer, back), *inputs)
         return self._admit(func, output, [x], convolution=made)
 
     def _admit(self, func: Any, output: Tensor, inputs: Sequence[Tensor], **facts: Any) -> Tensor:
@@ -504,7 +524,26 @@ def _in_order(output: Any) -> Sequence[Tensor]:
 
 
 def _like(output: Any, tensors: Sequence[Tensor]) -> Any:
-    return type(output)(tensors) if isinstance(output, list | tuple) else tensors[0]
+    if not isinstance(output, list | tuple):
+        return tensors[0]
+    waiting = iter(tensors)
+    return type(output)([next(waiting) if each.is_floating_point() else each for each in output])
+
+
+def _unchanged(layer: Affine, back: Back) -> Back:
+    """Let a backward pass raise where a weight has been overwritten since, as autograd's do."""
+    used = [each for each in (layer.weight, layer.bias) if each is not None]
+    versions = [(each, each._version) for each in used if not each.is_inference()]
+
+    def checked(g: Tensor) -> tuple[Tensor | None, ...]:
+        if any(each._version != version for each, version in versions):
+            raise UnsupportedOperation(
+                f"the model has changed the weight of a {type(layer).__name__.lower()} layer in "
+                "place after using it"
+            )
+        return back(g)
+
+    return checked
 
 
 def _nothing(g: Tensor) -> NoReturn:

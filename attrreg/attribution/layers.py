@@ -164,6 +164,8 @@ class Elementwise:
 
 
 Affine = Linear | Convolution | Elementwise
+# Below this share of the positive contributions the negative ones are summed by themselves.
+CANCELLATION = 1e-2
 Absorb = Callable[[Tensor], None] | None
 
 
@@ -308,6 +310,15 @@ class _Signed:
             positive = positive + inhibit.forward(x.clamp_max(0))
         return cls(excite, inhibit, positive, nonnegative)
 
+    def negative(self, bias: Tensor | None, x: Tensor) -> Tensor:
+        """Return the sum of the negative contributions, with the negative part of the bias."""
+        below = None if bias is None else bias.clamp_max(0)
+        inhibit = replace(self.inhibit, bias=below)
+        if self.nonnegative:
+            return inhibit.forward(x)
+        excite = replace(self.excite, bias=None)
+        return inhibit.forward(x.clamp_min(0)) + excite.forward(x.clamp_max(0))
+
     def pull(self, same: Tensor, opposite: Tensor | None, x: Tensor) -> Tensor:
         """Return g of the input: `same` goes along positive contributions, `opposite` negative."""
         out = self.excite.transpose(same, x)
@@ -391,20 +402,21 @@ def _alpha_beta(
     so that relevance is conserved; one with neither has no relevance.
     """
     relevance, positive = z * g, parts.positive
-    negative = z - positive  # spares a convolution; what is left below rounding counts as none
-    if _can_look(z) and _all_of_both_signs(positive, negative):
-        same = (relevance / positive).mul_(rule.alpha)
-        opposite = (relevance / negative).mul_(-rule.beta)
-    else:
-        rounding = 64 * torch.finfo(z.dtype).eps
-        has_positive = positive > (-rounding * negative).clamp_min(_smallest(z))
-        has_negative = -negative > (rounding * positive).clamp_min(_smallest(z))
+    taken = positive - z  # −z⁻
+    # The difference spares a convolution, but of a small remainder it leaves only rounding.
+    mixed = _can_look(z) and bool(positive.amin() > _smallest(z))
+    if not mixed or bool((taken < CANCELLATION * positive).any()):
+        taken = -parts.negative(layer.bias, x)
+        has_positive, has_negative = positive > _smallest(z), taken > _smallest(z)
         upward = torch.where(has_negative, rule.alpha * relevance, relevance)
-        downward = torch.where(has_positive, -rule.beta * relevance, relevance)
+        downward = torch.where(has_positive, rule.beta * relevance, -relevance)
         same = torch.where(has_positive, upward / positive, 0)
-        opposite = torch.where(has_negative, downward / negative, 0)
+        opposite = torch.where(has_negative, downward / taken, 0)
         if absorbed is not None:
             absorbed(torch.where(has_positive | has_negative, 0, relevance))
+    else:
+        same = (relevance / positive).mul_(rule.alpha)
+        opposite = relevance.div_(taken).mul_(rule.beta)
     if absorbed is not None:
         _absorb_bias(layer, parts.excite.bias, same, absorbed)
         below = None if layer.bias is None else layer.bias.clamp_max(0)
@@ -414,20 +426,12 @@ def _alpha_beta(
 
 def _smallest(z: Tensor) -> float:
     """Return what cannot be divided by: a subnormal sum counts as none."""
-    return torch.finfo(z.dtype).tiny * 1e8
+    return torch.finfo(z.dtype).tiny * (1 if z.dtype == torch.float16 else 1e8)
 
 
 def _can_look(values: Tensor) -> bool:
     """Whether looking at values is free; on an accelerator it would make the host wait."""
     return values.device.type == "cpu"
-
-
-def _all_of_both_signs(positive: Tensor, negative: Tensor) -> bool:
-    """Whether every unit has contributions of both signs, none lost in the other's rounding."""
-    least, most = (float(each) for each in positive.aminmax())
-    lowest, highest = (float(each) for each in negative.aminmax())
-    rounding, smallest = 64 * torch.finfo(positive.dtype).eps, _smallest(positive)
-    return least > max(smallest, -rounding * lowest) and -highest > max(smallest, rounding * most)
 
 
 def _stabilised(layer: Affine, g: Tensor, z: Tensor, epsilon: float) -> Tensor:

@@ -55,7 +55,7 @@ def _convolution(dimensions: int) -> Operation:
             dilation,
             groups,
         )
-        return run.affine(func, x, layer, run.rule.convolution, alone=False)
+        return run.affine(func, x, layer, run.rule.convolution, foldable=True)
 
     return convolve
 
@@ -93,10 +93,11 @@ def _batch_norm(
     if facts is None or facts.convolution is None:
         return run.affine(func, x, Elementwise(scale, shift), run.rule.linear, compute)
     read, made = facts.convolution
+    bias = shift if made.bias is None else made.bias * scale + shift
     folded = replace(
         made,
-        weight=made.weight * scale.view(-1, *[1] * (made.weight.ndim - 1)),
-        bias=shift if made.bias is None else made.bias * scale + shift,
+        weight=(made.weight * scale.view(-1, *[1] * (made.weight.ndim - 1))).to(x.dtype),
+        bias=bias.to(x.dtype),
     )
     return run.affine(func, read, folded, run.rule.convolution, compute)
 
@@ -106,6 +107,8 @@ def _linear(
 ) -> Tensor:
     if run.is_live(weight) or run.is_live(bias):
         run.refuse(func, "has a weight that depends on the input")
+    if weight.ndim != 2:
+        run.refuse(func, "has a weight that is no matrix")
     layer = Linear(run.hold(weight), run.hold(bias))
     return run.affine(func, run.settle(input), layer, run.rule.linear)
 
@@ -194,6 +197,10 @@ def _of_gelu(x: Tensor, approximate: str = "none") -> Tensor:
     return torch.erf(x * math.sqrt(0.5)).add(1).mul(0.5)
 
 
+def _of_erf(x: Tensor) -> Tensor:
+    return _quotient(x.erf(), x, 2 / math.sqrt(math.pi))
+
+
 def _of_sigmoid(x: Tensor) -> Tensor:
     return _quotient((x / 2).tanh() / 2, x, 0.25)
 
@@ -264,9 +271,21 @@ def _clamped(
     return run.change(func, input, y) if inplace else y
 
 
+def _power(run: Interception, func: Any, input: Any, exponent: Any) -> Tensor:
+    """xᵖ = x · [xᵖ⁻¹] as a signal (as in squared ReLU); as a factor a statistic, so a gate."""
+    if not run.is_live(input) or not isinstance(exponent, int | float) or exponent < 1:
+        return _statistic(run, func, input, exponent)
+    factor = partial(torch.pow, exponent=exponent - 1)
+    return run.bracket(func, run.settle(input), None, factor, gate=1)
+
+
+def _square(run: Interception, func: Any, input: Tensor) -> Tensor:
+    return _power(run, func, input, 2)
+
+
 def _statistic(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Let a quantity that is no signal, such as a deviation, scale one: it counts as a gate."""
-    values, inputs = _settled(run, (args, kwargs))
+    values, inputs = _settled(run, func, (args, kwargs))
     rebuild = partial(_replaced, values, inputs)
 
     def apply() -> Any:
@@ -293,9 +312,9 @@ def _add(run: Interception, func: Any, input: Any, other: Any, *, alpha: float =
         return run.through(func, partial(torch.add, alpha=alpha), [left, right], nonnegative)
     if run.is_live(left):
         summand = run.constant(right, left)
-        return run.through(func, lambda x: torch.add(x, summand, alpha=alpha), [left])
+        return run.through(func, lambda x: torch.add(x, summand, alpha=alpha), [left], scales=True)
     summand = run.constant(left, right)
-    return run.through(func, lambda x: torch.add(summand, x, alpha=alpha), [right])
+    return run.through(func, lambda x: torch.add(summand, x, alpha=alpha), [right], scales=True)
 
 
 def _sub(run: Interception, func: Any, input: Any, other: Any, *, alpha: float = 1) -> Tensor:
@@ -311,12 +330,13 @@ def _bilinear(
 ) -> Tensor:
     """Multiply: by a constant, by a gate that counts as one, or to something that has no rule."""
     left, right = run.settle(left), run.settle(right)
+    scales = apply is torch.mul
     if not run.is_live(right):
         right = run.hold(right)
-        return run.through(func, lambda x: apply(x, right), [left])
+        return run.through(func, lambda x: apply(x, right), [left], scales=scales)
     if not run.is_live(left):
         left = run.hold(left)
-        return run.through(func, lambda x: apply(left, x), [right])
+        return run.through(func, lambda x: apply(left, x), [right], scales=scales)
     nonnegative = run.is_nonnegative(left) and run.is_nonnegative(right)
     if run.gate(left) > run.gate(right):
         held = run.hold(left)
@@ -381,7 +401,7 @@ def _divide(run: Interception, func: Any, input: Any, other: Any, **kwargs: Any)
         run.refuse(func, "rounds")
     if not run.is_live(other):
         x, divisor = run.settle(input), run.hold(other)
-        return run.through(func, lambda values: torch.div(values, divisor), [x])
+        return run.through(func, lambda values: torch.div(values, divisor), [x], scales=True)
     divisor = run.settle(other)
     if run.gate(divisor) < 2:
         run.refuse(func, "divides by a tensor that depends on the input and is no gate")
@@ -394,7 +414,7 @@ def _rdivide(run: Interception, func: Any, input: Any, other: Any) -> Tensor:
 
 
 def _negate(run: Interception, func: Any, input: Tensor) -> Tensor:
-    return run.through(func, torch.neg, [run.settle(input)])
+    return run.through(func, torch.neg, [run.settle(input)], scales=True)
 
 
 def _addcmul(
@@ -402,6 +422,11 @@ def _addcmul(
 ) -> Tensor:
     product = run.call(torch.mul, tensor1, tensor2)
     return run.call(torch.add, input, product, alpha=value)
+
+
+def _glu(run: Interception, func: Any, input: Tensor, dim: int = -1) -> Tensor:
+    signal, gate = run.call(torch.chunk, input, 2, dim)
+    return run.call(torch.mul, signal, run.call(torch.sigmoid, gate))
 
 
 def _in_place(operation: Operation) -> Operation:
@@ -502,6 +527,8 @@ def _rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
+    if run.is_live(weight):
+        run.refuse(func, "has parameters that depend on the input")
     axes = tuple(range(-len(normalized_shape), 0))
     floor = torch.finfo(input.dtype).eps if eps is None else eps
     weight = run.hold(weight)
@@ -569,6 +596,20 @@ def _normalise_length(
 
 
 # What picks, moves or averages values
+
+
+def _interpolate(
+    run: Interception,
+    func: Any,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    **kwargs: Any,
+) -> Tensor:
+    apply = partial(F.interpolate, size=size, scale_factor=scale_factor, mode=mode, **kwargs)
+    averages, x = mode != "bicubic", run.settle(input)
+    return run.through(func, apply, [x], averages and run.is_nonnegative(x), rearranges=averages)
 
 
 def _dropout(
@@ -690,6 +731,10 @@ def _where(run: Interception, func: Any, condition: Tensor, input: Any, other: A
     return run.through(func, apply, inputs)
 
 
+def _chosen(run: Interception, func: Any, input: Any, condition: Tensor, other: Any) -> Tensor:
+    return _where(run, func, condition, input, other)
+
+
 def _masked_fill(run: Interception, func: Any, input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return run.call(torch.where, mask, value, input)
 
@@ -705,6 +750,13 @@ def _as(function: Callable[..., Tensor]) -> Operation:
     return shape
 
 
+def _to(run: Interception, func: Any, input: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if run.is_live(input):
+        return _through(rearranges=True)(run, func, input, *args, **kwargs)
+    plain = [each.detach() if isinstance(each, Tensor) else each for each in args]
+    return input.to(*plain, **kwargs)
+
+
 def _type_as(run: Interception, func: Any, input: Tensor, other: Tensor) -> Tensor:
     return run.call(Tensor.to, input, other.dtype) if run.is_live(input) else input.type_as(other)
 
@@ -716,46 +768,51 @@ def _through(rearranges: bool) -> Operation:
     """
 
     def carry(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
-        values, inputs = _settled(run, (args, kwargs))
+        values, inputs = _settled(run, func, (args, kwargs))
 
         def apply(*live: Tensor) -> Any:
             arguments, options = _replaced(values, inputs, live)
             return func(*arguments, **options)
 
-        nonnegative = all(map(run.is_nonnegative, inputs))
-        return run.through(func, apply, inputs, nonnegative, rearranges)
+        if func in CASTS and not func(inputs[0].detach(), *args[1:], **kwargs).is_floating_point():
+            run.refuse(func, "turns what carries relevance into whole numbers")
+        # what is joined with constants is no mere rearrangement, and has their signs
+        floating = [each for each in tensors_in(values) if each.is_floating_point()]
+        only = len(floating) == sum(any(each is x for x in inputs) for each in floating)
+        nonnegative = only and all(map(run.is_nonnegative, inputs))
+        return run.through(func, apply, inputs, nonnegative, rearranges and only)
 
     return carry
 
 
-def _signed(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Propagate as autograd does through something linear that may change signs."""
-    values, inputs = _settled(run, (args, kwargs))
+def _aside(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Compute what no relevance can flow through: a comparison, a place, a tensor of some shape."""
 
-    def apply(*live: Tensor) -> Any:
-        arguments, options = _replaced(values, inputs, live)
-        return func(*arguments, **options)
+    def detached(value: Any) -> Any:
+        return run.settle(value).detach() if isinstance(value, Tensor) else value
 
-    return run.through(func, apply, inputs)
+    plain = {name: detached(value) for name, value in kwargs.items()}
+    return func(*map(detached, args), **plain)
 
 
-def _settled(run: Interception, value: Any) -> tuple[Any, list[Tensor]]:
+def _settled(run: Interception, func: Any, value: Any) -> tuple[Any, list[Tensor]]:
     """Return arguments with what stands for live tensors, and these."""
-
-    def settle(each: Any) -> Any:
-        if isinstance(each, list | tuple):
-            if any(map(run.is_live, tensors_in(each))):
-                return type(each)(map(settle, each))
-            return each
-        if isinstance(each, dict):
-            return {name: settle(item) for name, item in each.items()}
-        if run.is_live(each):
-            return run.settle(each)
-        floating = isinstance(each, Tensor) and each.is_floating_point()
-        return run.constant(each, each) if floating else each
-
-    settled = settle(value)
+    first = next(each for each in tensors_in(value) if run.is_live(each))
+    settled = _settle(run, func, first, value)
     return settled, [each for each in tensors_in(settled) if run.is_live(each)]
+
+
+def _settle(run: Interception, func: Any, first: Tensor, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        if any(map(run.is_live, tensors_in(value))):
+            return type(value)([_settle(run, func, first, each) for each in value])
+        return value
+    if isinstance(value, dict):
+        return {name: _settle(run, func, first, each) for name, each in value.items()}
+    if run.is_live(value):
+        return run.settle(value)
+    joined = isinstance(value, Tensor) and (value.is_floating_point() or func in JOINS)
+    return run.constant(value, first) if joined else value
 
 
 def _replaced(value: Any, inputs: Sequence[Tensor], by: Sequence[Tensor]) -> Any:
@@ -770,16 +827,18 @@ def _replaced(value: Any, inputs: Sequence[Tensor], by: Sequence[Tensor]) -> Any
     return value
 
 
+JOINS = frozenset([torch.cat, torch.concat, torch.stack])
+CASTS = frozenset([Tensor.to, torch.Tensor.view])
+
 # In-place functions and the plain ones that they stand for.
 IN_PLACE: dict[Any, Callable[..., Any]] = {
     **{
         getattr(place, f"{name}_"): getattr(torch, name)
-        for name in ("relu", "sigmoid", "tanh", "selu", "celu", "clamp", "clamp_min")
+        for name in ("sigmoid", "tanh", "selu", "celu", "clamp", "clamp_min")
         for place in (torch, Tensor)
         if hasattr(place, f"{name}_")
     },
     **{getattr(F, f"{name}_"): getattr(F, name) for name in ("elu", "selu", "celu")},
-    **{F.hardtanh_: F.hardtanh, F.leaky_relu_: F.leaky_relu},
 }
 
 
@@ -795,8 +854,14 @@ def _table() -> dict[Any, Operation]:
         *("repeat_interleave", "select", "index_select", "unbind", "chunk", "split", "roll"),
         *("flip", "cat", "concat", "stack", "clone", "contiguous", "mean", "sum", "unfold"),
         *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tensor_split", "gather"),
-        *("to", "float", "double", "half", "bfloat16", "fold", "swapdims", "split_with_sizes"),
+        *("float", "double", "half", "bfloat16", "fold", "swapdims", "split_with_sizes"),
     ]
+    aside = [
+        *("eq", "ne", "lt", "le", "gt", "ge", "equal", "isnan", "isinf", "isfinite", "argmax"),
+        *("argmin", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"),
+        *("new_full", "new_empty", "new_tensor"),
+    ]
+    comparisons = [getattr(Tensor, f"__{name}__") for name in ("eq", "ne", "lt", "le", "gt", "ge")]
     properties = [getattr(Tensor, name).__get__ for name in ("T", "mT")]
     entries: list[tuple[Operation, list[Any]]] = [
         (_convolution(1), [F.conv1d]),
@@ -824,15 +889,19 @@ def _table() -> dict[Any, Operation]:
         (_activation(lambda x, alpha=1.0: _of_elu(x, alpha, 1.0, 1 / alpha), options=("alpha",)),
          [F.celu, F.celu_, torch.celu]),
         (_activation(lambda x: 1 / (1 + x.abs()), gate=1), [F.softsign]),
+        (_activation(_of_erf, gate=1), [torch.erf, Tensor.erf, torch.special.erf]),
         (_softplus, [F.softplus]),
+        (_glu, [F.glu]),
         (_hardtanh, [F.hardtanh]),
         (_in_place(_hardtanh), [F.hardtanh_]),
         (_relu6, [F.relu6]),
         (_clamp, [torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, torch.clamp_, Tensor.clamp_]),
         (_clamp_min, [torch.clamp_min, Tensor.clamp_min, torch.clamp_min_, Tensor.clamp_min_]),
-        (_statistic, _everywhere(["var", "std", "norm", "pow", "square", "sqrt", "rsqrt"])),
+        (_power, [*_everywhere(["pow"]), Tensor.__pow__]),
+        (_square, _everywhere(["square"])),
+        (_statistic, _everywhere(["var", "std", "norm", "sqrt", "rsqrt"])),
         (_statistic, _everywhere(["reciprocal", "exp", "log"])),
-        (_statistic, [torch.linalg.vector_norm, torch.linalg.norm, Tensor.__pow__]),
+        (_statistic, [torch.linalg.vector_norm, torch.linalg.norm]),
         (_softmax, _everywhere(["softmax"])),
         (_add, [*_everywhere(["add"]), Tensor.__add__, Tensor.__radd__]),
         (_in_place(_add), [Tensor.add_, Tensor.__iadd__]),
@@ -841,14 +910,16 @@ def _table() -> dict[Any, Operation]:
         (_rsub, [torch.rsub, Tensor.__rsub__]),
         (_mul, [*_everywhere(["mul", "multiply"]), Tensor.__mul__, Tensor.__rmul__]),
         (_in_place(_mul), [Tensor.mul_, Tensor.__imul__]),
-        (_matmul, [*_everywhere(["matmul", "bmm"]), Tensor.__matmul__]),
+        (_matmul, [*_everywhere(["matmul", "bmm", "mm"]), Tensor.__matmul__]),
         (_rmatmul, [Tensor.__rmatmul__]),
         (_einsum, [torch.einsum]),
         (_divide, [*_everywhere(["div", "divide"]), Tensor.__truediv__]),
         (_in_place(_divide), [Tensor.div_, Tensor.__itruediv__]),
         (_rdivide, [Tensor.__rtruediv__]),
         (_negate, [*_everywhere(["neg", "negative"]), Tensor.__neg__]),
+        (_in_place(_negate), [torch.neg_, Tensor.neg_]),
         (_addcmul, _everywhere(["addcmul"])),
+        (_in_place(_addcmul), [Tensor.addcmul_]),
         (_layer_norm, _everywhere(["layer_norm"])),
         (_group_norm, [F.group_norm, torch.group_norm]),
         (_instance_norm, [F.instance_norm]),
@@ -864,11 +935,15 @@ def _table() -> dict[Any, Operation]:
         (_maximum, _everywhere(["max"])),
         (_amax, _everywhere(["amax"])),
         (_where, [torch.where]),
+        (_chosen, [Tensor.where]),
         (_masked_fill, _everywhere(["masked_fill"])),
+        (_in_place(_masked_fill), [Tensor.masked_fill_]),
         (_as(torch.reshape), [Tensor.reshape_as, Tensor.view_as]),
         (_as(Tensor.expand), [Tensor.expand_as]),
         (_type_as, [Tensor.type_as]),
-        (_signed, [F.interpolate, F.upsample]),
+        (_to, [Tensor.to]),
+        (_interpolate, [F.interpolate]),
+        (_aside, [*_everywhere(aside), *comparisons]),
         (_through(rearranges=True), [*_everywhere(rearranging), Tensor.__getitem__, *properties]),
     ]  # fmt: skip
     return {func: operation for operation, functions in entries for func in functions} | UNROLLED

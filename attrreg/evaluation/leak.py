@@ -15,7 +15,8 @@ a random class  the true class   what of the image shows in the mask; no leak of
 the label       the true class   both together, as in training
 ==============  ===============  ===================================================================
 
-A probe that fails proves little: another network may read more. So each number is a lower bound, up to its interval.
+A probe that fails proves little: another network may read more. So each number is a lower bound, up
+to its interval.
 """
 
 import copy
@@ -215,7 +216,8 @@ def interval(hits: Tensor, groups: Tensor, level: float = LEVEL) -> tuple[Tensor
         effective = min(found * few**2, float(n_draws))
     low = stats.beta.ppf(tail, effective * p, effective * (1 - p) + 1) if p > 0 else 0.0
     high = stats.beta.isf(tail, effective * p + 1, effective * (1 - p)) if p < 1 else 1.0
-    return torch.tensor(float(low)).double(), torch.tensor(float(high)).double()
+    low_end, high_end = torch.tensor([low, high], dtype=torch.float64)
+    return low_end, high_end
 
 
 def draw_masks(

@@ -57,7 +57,7 @@ REFUSED = {
     "max_pool2d.*'2'": Apply(lambda net, x: F.max_pool2d(x, 2, return_indices=True)[0]),
     "div.*'2'": Apply(lambda net, x: torch.div(x, 0.1, rounding_mode="floor")),
     "div.*'2'  ": Apply(lambda net, x: x / x.sum()),
-    "pow.*'2'": Apply(lambda net, x: x**2),
+    "exp.*'2'": Apply(lambda net, x: x.exp()),
     "detach.*'2'": Apply(lambda net, x: x * x.detach()),
     "linear.*'2'": Apply(lambda net, x: F.linear(x, x[0, 0])),
     "conv2d.*'2'": Apply(lambda net, x: F.conv2d(x, x[:1, :, :1, :1].expand(4, -1, -1, -1))),

@@ -192,3 +192,48 @@ def test_a_rule_for_the_first_layer_refuses_a_network_where_none_reads_the_input
     network(x)  # gives the lazy layer its shape
     with pytest.raises(UnsupportedOperation, match=rf"{rule}.*reads the\s+input"):
         relevance(network, x, torch.tensor([0, 2]), replace(RULES[rule], low=-9.0, high=9.0))
+
+
+WAYS_IN = {
+    "normalised inside": lambda x: (x - MEAN) / DEVIATION,
+    "scaled by minus one": lambda x: -1.0 * x,
+    "shifted": lambda x: x + 0.25,
+    "padded": lambda x: F.pad(x, (1, 0, 2, 0)),
+    "enlarged": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "averaged": lambda x: F.avg_pool2d(x, 2, 1),
+}
+MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64).view(2, 1, 1)
+DEVIATION = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
+
+
+def _matrix(function, x):
+    """Return the matrix of an affine function of one image, (outputs, inputs)."""
+    leaf = x.clone().requires_grad_()
+    outputs = function(leaf).flatten()
+    rows = [torch.autograd.grad(each, leaf, retain_graph=True)[0].flatten() for each in outputs]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("rule", ["flat", "z-box"])
+def test_a_first_layer_is_the_same_linear_map_with_what_stands_before_it(way, rule):
+    """The contributions of an input go through both; a unit's share is by their product."""
+    torch.manual_seed(7)
+    layer = nn.Conv2d(2, 3, 2).double()
+    model = Apply(lambda net, x: net.layer(WAYS_IN[way](x)).flatten(1), layer=layer)
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    weights = torch.randn(model(x).shape, dtype=torch.float64)
+    found = relevance(model, x, weights, ONE_LAYER[rule])
+    inside, outer = _matrix(WAYS_IN[way], x), _matrix(layer, WAYS_IN[way](x))
+    if rule == "z-box":
+        low, high = LOW * inside, HIGH * inside
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        above = (
+            (outer @ inside) * x.flatten() - outer.clamp_min(0) @ low - outer.clamp_max(0) @ high
+        )
+    else:  # a factor does not count, the weights of an average do
+        moves = inside if way in ("padded", "enlarged", "averaged") else (inside != 0).double()
+        above = (outer != 0).double() @ moves
+    shares = (above / above.sum(1, keepdim=True)).nan_to_num(0)  # a unit may see only padding
+    expected = ((model(x).flatten() * weights.flatten()) @ shares).view_as(x)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-11)
