@@ -340,7 +340,7 @@ def _inputs(request: Request, space: Space) -> Inputs:
     if request.images:
         x = np.stack([read_image(each, space.channels, space.size) for each in request.images])
         return Inputs(x, tuple(each.name for each in request.images), None)
-    validation = read_held_out(request.data, request.dataset)["validation"]
+    validation = read_held_out(request.data, request.dataset, ["validation"])["validation"]
     if request.samples > len(validation.y):
         raise ValueError(
             f"--samples is {request.samples}, the validation split of {request.dataset!r} has "

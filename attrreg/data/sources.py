@@ -4,6 +4,7 @@ A source is a function without arguments that returns `Splits`. `prepare` writes
 `read_pool` and `read_held_out` open them. Training reads the pool and cannot reach the rest.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,8 +110,10 @@ def read_pool(data: Path, dataset: str) -> Pool:
     )
 
 
-def read_held_out(data: Path, dataset: str) -> dict[str, Images]:
-    """Open the splits ``validation`` and ``test``, for evaluation.
+def read_held_out(
+    data: Path, dataset: str, splits: Sequence[str] = ("validation", "test")
+) -> dict[str, Images]:
+    """Open splits that training never sees; the test split is for evaluation only.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def read_held_out(data: Path, dataset: str) -> dict[str, Images]:
     ValueError
         An array is not what its description says: cut short, changed, or from elsewhere.
     """
-    return {name: _read(data, dataset, name)[0] for name in ("validation", "test")}
+    return {name: _read(data, dataset, name)[0] for name in splits}
 
 
 def _read(data: Path, dataset: str, split: str) -> tuple[Images, dict]:

@@ -592,7 +592,7 @@ def _held_out(
     question: Question, pool: Pool, data: Path, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return the validation split, or a balanced part of it."""
-    images = read_held_out(data, question.dataset)["validation"]
+    images = read_held_out(data, question.dataset, ["validation"])["validation"]
     generator = np.random.default_rng(_seed(question, "held-out"))
     return _on(device, pool, images, balanced_order(images.y, generator)[:IMAGES])
 
