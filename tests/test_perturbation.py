@@ -384,3 +384,29 @@ def test_changes_are_as_written(mode, kind, seeded):
         assert 2.95 < strength.max() <= 3
         assert abs(strength.mean() - 1.5) < SIGMAS * 3 / (12 * n) ** 0.5
     assert torch.equal(found.changed, ((found.x - x) != 0).any(1))
+
+
+def test_a_control_does_not_keep_the_number_of_pixels_that_its_own_map_drops():
+    """How many pixels a map drops tells something about the sample."""
+    own = torch.stack([torch.linspace(0, 1, 100) ** power for power in (1, 2, 4, 8)]).view(
+        4, 10, 10
+    )
+    control = own.flip(0).flip(-1)
+    x = torch.zeros(4, 1, 10, 10)
+    drop = Drop(p=1.0, alpha=0.0)
+    guided = drop(x, own, torch.Generator().manual_seed(0)).changed.flatten(1).sum(1)
+    altered = drop(x, control, torch.Generator().manual_seed(0), None, own).changed
+    found = altered.flatten(1).sum(1)
+    assert len(set(guided.tolist())) == 4
+    assert sorted(found.tolist()) == sorted(guided.tolist())
+    assert not (found == guided).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_numbers_are_exchanged_among_the_samples_that_are_acted_on(seed):
+    own = torch.stack([torch.linspace(0, 1, 100) ** power for power in range(1, 9)]).view(8, 10, 10)
+    x, drop = torch.zeros(8, 1, 10, 10), Drop(p=0.5, alpha=0.0, fill="range")
+    streams = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    guided = drop(x, own, streams[0]).changed.flatten(1).sum(1)
+    found = drop(x, own.flip(-1), streams[1], None, own).changed.flatten(1).sum(1)
+    assert sorted(found.tolist()) == sorted(guided.tolist())
