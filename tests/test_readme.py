@@ -32,6 +32,25 @@ def test_the_lines_for_a_training_loop_train():
     assert not all(map(torch.equal, before, model.parameters()))
 
 
+def test_the_lines_on_relevance_run():
+    text = (ROOT / "docs" / "relevance.md").read_text()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(144, 3))
+    names = {
+        "x": torch.randn(2, 3, 32, 32),
+        "y": torch.tensor([0, 2]),
+        "F": nn.functional,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(first, names)
+    assert names["heat"].shape == names["x"].shape
+    names |= {"model": model, "x": torch.randn(2, 3, 8, 8), "mask": torch.ones(8, 8)}
+    before = model[0].weight.clone()
+    exec(second, names)
+    assert names["penalty"] > 0
+    assert not torch.equal(model[0].weight, before)
+
+
 def test_the_methods_shown_can_stand_in_a_grid(tmp_path):
     experiment = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     experiment["grid"]["methods"] = yaml.load(block("yaml"), Loader=UniqueKeys)["methods"]
