@@ -267,3 +267,11 @@ def test_a_rule_of_ones_own_is_as_good_as_a_name():
     assert torch.equal(relevance(model, x, y, own), relevance(model, x, y, "epsilon-plus-flat"))
     assert torch.equal(relevance(model, x, y), relevance(model, x, y, "epsilon-plus-flat"))
     assert not torch.equal(relevance(model, x, y, own), logits_of(model, x)[:, :1, None, None])
+
+
+@pytest.mark.parametrize("rule", ["lrp-0", "epsilon-plus-flat", "attention-aware"])
+def test_layerwise_rules_say_that_they_do_not_run_inside_vmap(rule):
+    x, y = batch()
+    model = around(nn.Identity())
+    with pytest.raises(ValueError, match=rf"{rule}.*torch\.func.*gradient"):
+        torch.func.vmap(lambda each: relevance(model, each, y, rule))(torch.stack([x, x]))
