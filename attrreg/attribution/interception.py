@@ -7,7 +7,7 @@ tensors are recognised by identity.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,8 @@ class Facts:
     gate counts as a constant: 2 for sigmoids, softmax and statistics, 1 for other bounded
     functions, 0 for signals. ``unclear``: why it cannot carry relevance, "" where it can. ``raw``:
     if it is a linear rearrangement of the input, the leaves that propagations of the first layer
-    have beside the input, rearranged alike. ``convolution``: the input and the layer that made it,
-    where it is a convolution's output that a batch norm may read. ``shadow``: what carries
+    have beside the input, rearranged alike. ``convolution``: the layer that made it, where it is a
+    convolution's output that a batch norm may read. ``shadow``: what carries
     relevance in its place, where a run is to be differentiable. ``memory``: the address of its
     storage.
     """
@@ -76,11 +76,23 @@ class Facts:
         gate: int = 0,
         unclear: str = "",
         raw: tuple[Tensor, ...] | None = None,
-        convolution: tuple[Tensor, Convolution] | None = None,
+        convolution: "Made | None" = None,
         shadow: Tensor | None = None,
     ) -> None:
         self.memory, self.nonnegative, self.gate = memory, nonnegative, gate
         self.unclear, self.raw, self.convolution, self.shadow = unclear, raw, convolution, shadow
+
+
+class Made(NamedTuple):
+    """A convolution whose output a batch norm may read: its input, itself, and a list of its value.
+
+    Once a batch norm is folded into it, the list is emptied: the value is then computed again in
+    the unlikely case that something else carries relevance through it, too.
+    """
+
+    x: Tensor
+    layer: Convolution
+    value: list[Tensor]
 
 
 class Interception(TorchFunctionMode):
@@ -128,6 +140,13 @@ class Interception(TorchFunctionMode):
         self.model, self.leaf, self.rule = model, leaf, rule
         self.operations, self.queries, self.absorbed = operations, queries, absorbed
         self.is_differentiable = shadow is not None
+        # affine layers propagate as autograd does: LRP-0, and nobody keeps accounts
+        self.is_plain = (
+            rule.convolution == rule.linear == "epsilon"
+            and rule.epsilon == 0
+            and absorbed is None
+            and shadow is None
+        )
         # leaves of the first layer's propagation, beside the input itself
         self.leaves: tuple[Tensor, ...] = ()
         if rule.first == "flat":
@@ -293,6 +312,7 @@ class Interception(TorchFunctionMode):
         nonnegative: bool = False,
         rearranges: bool = False,
         scales: bool = False,
+        signal: bool = False,
         linear: Callable[..., Any] | None = None,
     ) -> Any:
         """Propagate relevance as autograd propagates gradients.
@@ -311,11 +331,13 @@ class Interception(TorchFunctionMode):
         rearranges, scales
             Whether it is linear, with weights that are not negative, or whether it scales and
             shifts every entry by itself: then what reads the result still reads the input.
+        signal
+            Whether the result is a signal even where all inputs are gates.
         linear
             From the shadows of `inputs` to that of the result, where `apply` is not linear.
         """
         known = [self._facts[tensor] for tensor in inputs]
-        gate = min(facts.gate for facts in known)
+        gate = 0 if signal else min(facts.gate for facts in known)
         unclear = next((facts.unclear for facts in known if facts.unclear), "")
         if unclear:
             return self.unknown(func, lambda: apply(*inputs), inputs, unclear, gate)
@@ -455,21 +477,25 @@ class Interception(TorchFunctionMode):
         compute = compute or partial(layer.forward, x)
         if facts.unclear:
             return self.unknown(func, compute, [x], facts.unclear, facts.gate)
+        if torch.is_autocast_enabled(x.device.type):
+            self.refuse(func, "runs under autocast, which the model switches on by itself")
         if facts.raw is not None and isinstance(layer, Elementwise):
             shift = None if layer.bias is None else self.constant(layer.bias, x)
             shifted = replace(layer, bias=shift)
             return self.through(func, shifted.forward, [x], scales=True)
-        made = (x, layer) if foldable and isinstance(layer, Convolution) else None
-        if torch.is_autocast_enabled(x.device.type):
-            self.refuse(func, "runs under autocast, which the model switches on by itself")
+        if self.is_plain and facts.raw is None:
+            return self.through(func, layer.forward, [x], signal=True)
         if self.is_differentiable:
             z = compute()
+            made = Made(x, layer, []) if foldable and isinstance(layer, Convolution) else None
             shadow = layer.forward(_shadow(facts))
             if self.rule.epsilon:
                 shadow = shadow * stabiliser(layer, z, self.rule.epsilon)
             return self._admit(func, z, [x], convolution=made, shadow=shadow)
         with torch.no_grad():
-            z = compute()
+            output = compute()
+        value = [output]
+        made = Made(x, layer, value) if foldable and isinstance(layer, Convolution) else None
         # The graph must not hold this object, which holds the graph: such a circle keeps every
         # activation in memory until the garbage collector looks, and costs a factor of four.
         plain, absorbed, inputs = x.detach(), self.absorbed, (x,)
@@ -480,18 +506,21 @@ class Interception(TorchFunctionMode):
             if self.rule.first == "flat":
 
                 def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                    z = value[0] if value else layer.forward(plain)
                     return None, spread_evenly(layer, z * g, leaves[0], absorbed)
             else:
 
                 def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                    z = value[0] if value else layer.forward(plain)
                     return z_box(layer, plain, leaves[0], leaves[1], z * g, absorbed)
         else:
             rule, nonnegative = self.rule, facts.nonnegative
 
             def back(g: Tensor) -> tuple[Tensor | None, ...]:
+                z = value[0] if value else layer.forward(plain)
                 return (propagate(layer, how, rule, plain, z, g, nonnegative, absorbed),)
 
-        output = Propagated.apply(z, _unchanged(layer, back), *inputs)
+        output = Propagated.apply(output, _unchanged(layer, back), *inputs)
         return self._admit(func, output, [x], convolution=made)
 
     def _admit(self, func: Any, output: Tensor, inputs: Sequence[Tensor], **facts: Any) -> Tensor:

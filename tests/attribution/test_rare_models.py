@@ -116,7 +116,7 @@ def test_a_weight_that_is_overwritten_after_its_use_is_refused():
 
     x, y = _batch()
     with pytest.raises(UnsupportedOperation, match="in place after"):
-        relevance(Apply(forward, **_layers()), x, y, "lrp-0")
+        relevance(Apply(forward, **_layers()), x, y, "epsilon")
 
 
 @pytest.mark.parametrize("cast", [lambda h: h.to(torch.int64), lambda h: h.view(torch.int64)])
