@@ -404,9 +404,10 @@ def _alpha_beta(
     relevance, positive = z * g, parts.positive
     taken = positive - z  # −z⁻
     # The difference spares a convolution, but of a small remainder it leaves only rounding.
-    mixed = _can_look(z) and bool(positive.amin() > _smallest(z))
-    if not mixed or bool((taken < CANCELLATION * positive).any()):
+    cancels = not _can_look(z) or bool((taken < CANCELLATION * positive).any())
+    if cancels:
         taken = -parts.negative(layer.bias, x)
+    if cancels or bool(positive.amin() <= _smallest(z)):
         has_positive, has_negative = positive > _smallest(z), taken > _smallest(z)
         upward = torch.where(has_negative, rule.alpha * relevance, relevance)
         downward = torch.where(has_positive, rule.beta * relevance, -relevance)

@@ -134,9 +134,19 @@ def test_a_map_that_depends_on_the_batch_is_wrong(given, engine):
 
 
 def test_a_map_of_single_precision_that_is_another_one_is_wrong(given, engine):
+    def imprecise(found, model, x, y, rule):
+        return found * (1.1 if x.dtype == torch.float32 and rule.name == "epsilon" else 1)
+
     given(Small)
-    engine(relevance=lambda found, model, x, *_: found * (1 + 0.1 * (x.dtype == torch.float32)))
-    assert "single and double precision" in judge(NAME, ["epsilon"]).reason
+    engine(relevance=imprecise)
+    said = "fails: epsilon: the maps of single and double precision differ by 1e-01"
+    assert judge(NAME, ["epsilon", "lrp-0"]).said == said
+
+
+def test_rules_are_not_blamed_where_gradients_of_single_precision_are_others_too(given, engine):
+    given(Small)
+    engine(relevance=lambda found, model, x, *_: found * (1.1 if x.dtype == torch.float32 else 1))
+    assert judge(NAME, ["epsilon"]).outcome == "supported"
 
 
 def test_absorbing_what_does_not_balance_is_found_out_without_biases(given, engine):
