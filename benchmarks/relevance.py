@@ -57,7 +57,8 @@ def main() -> None:
     shape = f"{n}x3x{size}"
     is_budgeted = device.type == "cpu" and dtype == torch.float32 and arguments.threads == 1
     budgets = BUDGETS.get((arguments.model, shape), {}) if is_budgeted else {}
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kind = f"{arguments.model}-{device.type}" + ("" if dtype == torch.float32 else "-bfloat16")
     for name, run, plain in _work(arguments.model, model.to(device, dtype), x, y):
         if arguments.only and name not in arguments.only:
             continue
@@ -73,8 +74,8 @@ def main() -> None:
             f"  {row['peak_mib']:6.0f} MiB" + (f"  budget {budget}" if budget else ""),
             flush=True,
         )
-    kind = f"{arguments.model}-{device.type}" + ("" if dtype == torch.float32 else "-bfloat16")
-    write(arguments.results / f"relevance-{kind}.csv", rows, device)
+        # row by row: what is measured is kept, however this ends
+        write(arguments.results / f"relevance-{kind}.csv", rows, device)
 
 
 Work = tuple[str, Callable[[], object], Callable[[], None]]  # its name, a run of it, a plain step

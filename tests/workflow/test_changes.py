@@ -46,7 +46,7 @@ def test_a_new_seed_trains_only_its_own_runs(project):
 
 def test_attribution_code_touches_guided_methods_only(project):
     before = project.run_times()
-    project.edit("attrreg/attribution/layers.py", "tiny * 1e8", "tiny * 1e7")
+    project.edit("attrreg/attribution/layers.py", "CANCELLATION = 1e-2", "CANCELLATION = 2e-2")
     answer = project.launch()
     assert answer.returncode == 0, answer.stdout
     after = project.run_times()
