@@ -279,12 +279,11 @@ def explain(
     from attrreg.figures.sheet import check_output, draw_sheet, reasons, save_sheet, table
 
     check_output(output, image or ())
-    import torch
-
     from attrreg.explain import DEFAULT_RULES, Request
     from attrreg.explain import explain as gather
+    from attrreg.machine import use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     sheet = gather(
         Request(
             model=model,
@@ -327,13 +326,11 @@ def leak(
     threads: Threads = 1,
 ) -> None:
     """Measure what a network reads that sees only the masks of a method: the leak of the label."""
-    import torch
-
     from attrreg.evaluation.leak import Question, answer, sentences, table
     from attrreg.files import write_rows, writing
-    from attrreg.training.runs import choose_device
+    from attrreg.machine import choose_device, use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     question = Question(method, dataset, model, train_size, seed, steps, trained_by, draws)
     rows = answer(question, data, choose_device("auto"), _patience())
     print("\n".join([table(rows), "", *sentences(rows)]))
@@ -418,10 +415,9 @@ def _check_models(
     names: list[str], rules: list[str] | None, table: Path | None, threads: int
 ) -> None:
     """Say of each model whether the relevance engine is right on it."""
-    import torch
-
     from attrreg import catalogue
     from attrreg.attribution.verdict import judge, layerwise, names_in, write_table
+    from attrreg.machine import use_threads
 
     if table and rules:
         raise ValueError("a table is of all rules: give --rule or --table, not both")
@@ -431,7 +427,7 @@ def _check_models(
         raise ValueError(f"{table} lists no model yet: give --check <name>, too")
     for name in names:
         catalogue.model(name)  # an unknown one is said before any is checked
-    torch.set_num_threads(threads)
+    use_threads(threads)
     verdicts = []
     for name in names:
         verdicts.append(judge(name, chosen))
@@ -467,13 +463,11 @@ def _work_through(
     stamp: Path | None,
 ) -> None:
     """Do the work of a stage on one shard or on all, and say what became of each run."""
-    import torch
-
+    from attrreg.machine import choose_device, use_threads
     from attrreg.progress import reporter
-    from attrreg.training.runs import choose_device
 
     planned = _plan(config)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     device = choose_device(planned.experiment.execution.device)
     for each in [planned.shard(shard)] if shard else planned.shards:
         report = reporter(planned.folder(results), each.name, stage)

@@ -12,12 +12,13 @@ from timing import RESULTS, against, stepper, write
 from torch.nn import functional as F
 
 from attrreg import method, models
+from attrreg.machine import use_threads
 from attrreg.state import State
 
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(1)
+    use_threads(threads=1)
     device = torch.device(arguments.device)
     size, channels = arguments.image_size, arguments.channels
     model = models.create(arguments.model, num_classes=10, in_chans=channels, image_size=size)

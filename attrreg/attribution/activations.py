@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attrreg.attribution.calls import everywhere, in_place, replaced, settled, table
+from attrreg.attribution.calls import everywhere, in_place, settled, table
 from attrreg.attribution.interception import Interception, Operation
 
 __all__ = ["ACTIVATIONS"]
@@ -19,7 +19,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 IN_PLACE: dict[Any, Callable[..., Any]] = {
     **{
         getattr(place, f"{name}_"): getattr(torch, name)
-        for name in ("sigmoid", "tanh", "selu", "celu", "clamp", "clamp_min")
+        for name in ("sigmoid", "tanh", "selu", "celu")
         for place in (torch, Tensor)
         if hasattr(place, f"{name}_")
     },
@@ -105,7 +105,7 @@ def _quotient(y: Tensor, x: Tensor, slope: float, near: float = 0.0) -> Tensor:
 def _of_gelu(x: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-    return torch.erf(x * math.sqrt(0.5)).add(1).mul(0.5)
+    return torch.erf(x * math.sqrt(0.5)).add_(1).mul_(0.5)
 
 
 def _of_erf(x: Tensor) -> Tensor:
@@ -144,42 +144,34 @@ def _hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Tensor:
-    return _clamped(run, func, input, min_val, max_val, inplace)
+    y = _clamp(run, func, input, min_val, max_val)
+    return run.change(func, input, y) if inplace else y
 
 
 def _relu6(run: Interception, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
-    return _clamped(run, func, input, 0.0, 6.0, inplace)
+    return _hardtanh(run, func, input, 0.0, 6.0, inplace)
 
 
 def _clamp(run: Interception, func: Any, input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    return _clamped(run, func, input, min, max, func in IN_PLACE)
+    if any(isinstance(bound, Tensor) for bound in (min, max)):
+        run.refuse(func, "is bounded by a tensor")
+    x = run.settle(input)
+
+    def clamped(values: Tensor, held: Any = None) -> Tensor:
+        return values.clamp(min, max)
+
+    if (min is not None and min > 0) or (max is not None and max < 0):
+        return run.unknown(func, lambda: clamped(x), [x], gate=2)
+
+    def factor(values: Tensor) -> Tensor:
+        return _quotient(clamped(values), values, float(min != 0 and max != 0))
+
+    gate = int(min is not None and max is not None)
+    return run.bracket(func, x, clamped, factor, nonnegative=min == 0, gate=gate)
 
 
 def _clamp_min(run: Interception, func: Any, input: Tensor, min: Any) -> Tensor:
-    return _clamped(run, func, input, min, None, func in IN_PLACE)
-
-
-def _clamped(
-    run: Interception, func: Any, input: Tensor, low: Any, high: Any, inplace: bool
-) -> Tensor:
-    if any(isinstance(bound, Tensor) for bound in (low, high)):
-        run.refuse(func, "is bounded by a tensor")
-    x = run.settle(input)
-    above, below = low is None or low <= 0, high is None or high >= 0
-    if above and below:
-
-        def clamped(values: Tensor) -> Tensor:
-            return values.clamp(low, high)
-
-        def factor(values: Tensor) -> Tensor:
-            return _quotient(clamped(values), values, float(low != 0 and high != 0))
-
-        gate = int(low is not None and high is not None)
-        value = lambda values, _: clamped(values)  # noqa: E731
-        y = run.bracket(func, x, value, factor, nonnegative=low == 0, gate=gate)
-    else:
-        y = run.unknown(func, lambda: x.clamp(low, high), [x], gate=2)
-    return run.change(func, input, y) if inplace else y
+    return _clamp(run, func, input, min)
 
 
 def _power(run: Interception, func: Any, input: Any, exponent: Any) -> Tensor:
@@ -196,14 +188,8 @@ def _square(run: Interception, func: Any, input: Tensor) -> Tensor:
 
 def _statistic(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Let a quantity that is no signal, such as a deviation, scale one: it counts as a gate."""
-    values, inputs = settled(run, func, (args, kwargs))
-    rebuild = partial(replaced, values, inputs)
-
-    def apply() -> Any:
-        arguments, options = rebuild(inputs)
-        return func(*arguments, **options)
-
-    return run.unknown(func, apply, inputs, gate=2)
+    (arguments, options), inputs = settled(run, func, (args, kwargs))
+    return run.unknown(func, lambda: func(*arguments, **options), inputs, gate=2)
 
 
 def _softmax(run: Interception, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -213,14 +199,10 @@ def _softmax(run: Interception, func: Any, input: Tensor, *args: Any, **kwargs: 
     return run.unknown(func, lambda: func(x, *args, **kwargs), [x], gate=2)
 
 
-def _relu_in_place(run: Interception, func: Any, input: Tensor) -> Tensor:
-    return _relu(run, func, input, inplace=True)
-
-
 ACTIVATIONS = table(
     [
         (_relu, everywhere(["relu"])),
-        (_relu_in_place, [torch.relu_, Tensor.relu_]),
+        (in_place(_relu), [torch.relu_, Tensor.relu_]),
         (_leaky_relu, [F.leaky_relu]),
         (in_place(_leaky_relu), [F.leaky_relu_]),
         (_prelu, everywhere(["prelu"])),
@@ -244,8 +226,10 @@ ACTIVATIONS = table(
         (_hardtanh, [F.hardtanh]),
         (in_place(_hardtanh), [F.hardtanh_]),
         (_relu6, [F.relu6]),
-        (_clamp, [torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, torch.clamp_, Tensor.clamp_]),
-        (_clamp_min, [torch.clamp_min, Tensor.clamp_min, torch.clamp_min_, Tensor.clamp_min_]),
+        (_clamp, everywhere(["clamp", "clip"])),
+        (in_place(_clamp), everywhere(["clamp_", "clip_"])),
+        (_clamp_min, everywhere(["clamp_min"])),
+        (in_place(_clamp_min), everywhere(["clamp_min_"])),
         (_power, [*everywhere(["pow"]), Tensor.__pow__]),
         (_square, everywhere(["square"])),
         (_statistic, everywhere(["var", "std", "norm", "sqrt", "rsqrt"])),

@@ -62,9 +62,8 @@ class Facts:
     functions, 0 for signals. ``unclear``: why it cannot carry relevance, "" where it can. ``raw``:
     if it is a linear rearrangement of the input, the leaves that propagations of the first layer
     have beside the input, rearranged alike. ``convolution``: the layer that made it, where it is a
-    convolution's output that a batch norm may read. ``shadow``: what carries
-    relevance in its place, where a run is to be differentiable. ``memory``: the address of its
-    storage.
+    convolution's output that a batch norm may read. ``shadow``: what carries relevance in its
+    place, where a run is to be differentiable. ``memory``: the address of its storage.
     """
 
     __slots__ = ("convolution", "gate", "memory", "nonnegative", "raw", "shadow", "unclear")
@@ -153,7 +152,6 @@ class Interception(TorchFunctionMode):
             self.leaves = (torch.ones_like(leaf, requires_grad=True),)
         elif rule.first == "z-box" and bounds is not None:
             self.leaves = tuple(bound.clone().requires_grad_() for bound in bounds)
-        self._paths = {id(module): name for name, module in model.named_modules()}
         self.graph = Graph(leaf)
         # Looked up by identity, and forgotten with the tensor: what the model has dropped is freed,
         # and no identity is used twice.
@@ -213,7 +211,7 @@ class Interception(TorchFunctionMode):
 
     def where(self, func: Any) -> str:
         """Return the name of a function and of the module that calls it."""
-        path = module_path(self._paths)
+        path = module_path({id(module): name for name, module in self.model.named_modules()})
         return (resolve_name(func) or _name(func)) + (f" in module {path!r}" if path else "")
 
     def facts(self, tensor: Any) -> Facts | None:
@@ -224,9 +222,10 @@ class Interception(TorchFunctionMode):
         """Whether the value is a tensor that depends on the input."""
         return self.facts(value) is not None
 
-    def gate(self, tensor: Tensor) -> int:
-        """Return how much of a gate a live tensor is; see `Facts`."""
-        return int(self._facts[tensor].gate)
+    def known(self, tensor: Tensor) -> Facts:
+        """Return what is known of a live tensor."""
+        facts: Facts = self._facts[tensor]
+        return facts
 
     def is_nonnegative(self, tensor: Tensor) -> bool:
         """Whether no entry of the tensor can be negative, as far as is known without looking."""
@@ -336,7 +335,7 @@ class Interception(TorchFunctionMode):
         linear
             From the shadows of `inputs` to that of the result, where `apply` is not linear.
         """
-        known = [self._facts[tensor] for tensor in inputs]
+        known = [self.known(tensor) for tensor in inputs]
         gate = 0 if signal else min(facts.gate for facts in known)
         unclear = next((facts.unclear for facts in known if facts.unclear), "")
         if unclear:
@@ -344,6 +343,8 @@ class Interception(TorchFunctionMode):
         output = apply(*inputs)
         if any(output is tensor for tensor in inputs):
             return output
+        if isinstance(output, Tensor) and not output.is_floating_point():
+            self.refuse(func, "turns what carries relevance into whole numbers")
         raw: Sequence[Any] | None = None
         if (rearranges or scales) and all(facts.raw is not None for facts in known):
             leaves = list(zip(*(facts.raw for facts in known if facts.raw), strict=True))
@@ -423,7 +424,7 @@ class Interception(TorchFunctionMode):
         forward, adjoint
             A and its adjoint, from a vector and what `factor` gave.
         """
-        facts = self._facts[x]
+        facts = self.known(x)
 
         def compute() -> tuple[Tensor, Any]:
             held = factor(x)
@@ -473,7 +474,7 @@ class Interception(TorchFunctionMode):
         foldable
             Whether it is a convolution whose output a batch norm may read.
         """
-        facts = self._facts[x]
+        facts = self.known(x)
         compute = compute or partial(layer.forward, x)
         if facts.unclear:
             return self.unknown(func, compute, [x], facts.unclear, facts.gate)
@@ -483,7 +484,10 @@ class Interception(TorchFunctionMode):
             shift = None if layer.bias is None else self.constant(layer.bias, x)
             shifted = replace(layer, bias=shift)
             return self.through(func, shifted.forward, [x], scales=True)
-        if self.is_plain and facts.raw is None:
+        tiles = (
+            isinstance(layer, Convolution) and layer.tiles
+        )  # its backward is faster than torch's
+        if self.is_plain and facts.raw is None and not tiles:
             return self.through(func, layer.forward, [x], signal=True)
         if self.is_differentiable:
             z = compute()
@@ -498,29 +502,19 @@ class Interception(TorchFunctionMode):
         made = Made(x, layer, value) if foldable and isinstance(layer, Convolution) else None
         # The graph must not hold this object, which holds the graph: such a circle keeps every
         # activation in memory until the garbage collector looks, and costs a factor of four.
-        plain, absorbed, inputs = x.detach(), self.absorbed, (x,)
-        back: Back
-        if facts.raw is not None:
-            leaves = tuple(leaf.detach() for leaf in facts.raw)
-            inputs = (x, *facts.raw)
-            if self.rule.first == "flat":
+        plain, absorbed = x.detach(), self.absorbed
+        rule, nonnegative = self.rule, facts.nonnegative
+        leaves = tuple(leaf.detach() for leaf in facts.raw or ())
 
-                def back(g: Tensor) -> tuple[Tensor | None, ...]:
-                    z = value[0] if value else layer.forward(plain)
-                    return None, spread_evenly(layer, z * g, leaves[0], absorbed)
-            else:
-
-                def back(g: Tensor) -> tuple[Tensor | None, ...]:
-                    z = value[0] if value else layer.forward(plain)
-                    return z_box(layer, plain, leaves[0], leaves[1], z * g, absorbed)
-        else:
-            rule, nonnegative = self.rule, facts.nonnegative
-
-            def back(g: Tensor) -> tuple[Tensor | None, ...]:
-                z = value[0] if value else layer.forward(plain)
+        def back(g: Tensor) -> tuple[Tensor | None, ...]:
+            z = value[0] if value else layer.forward(plain)
+            if not leaves:
                 return (propagate(layer, how, rule, plain, z, g, nonnegative, absorbed),)
+            if rule.first == "flat":
+                return None, spread_evenly(layer, z * g, leaves[0], absorbed)
+            return z_box(layer, plain, leaves[0], leaves[1], z * g, absorbed)
 
-        output = Propagated.apply(output, _unchanged(layer, back), *inputs)
+        output = Propagated.apply(output, _unchanged(layer, back), x, *(facts.raw or ()))
         return self._admit(func, output, [x], convolution=made)
 
     def _admit(self, func: Any, output: Tensor, inputs: Sequence[Tensor], **facts: Any) -> Tensor:

@@ -8,6 +8,7 @@ Two propagations for the input itself do not fit x · g. They have leaves of the
 of leaf · ∂/∂leaf over the leaves. ``flat`` has the leaf 1, ``z-box`` the leaves x, low and high.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,13 +78,20 @@ class Convolution:
     dilation: tuple[int, ...]
     groups: int
 
+    @property
+    def tiles(self) -> bool:
+        """Whether no two units read the same input: patches side by side, as in a ViT's stem."""
+        kernel = tuple(self.weight.shape[2:])
+        apart = kernel == self.stride and not any(self.padding) and set(self.dilation) == {1}
+        return apart and self.groups == 1 and math.prod(kernel) > 1
+
     def forward(self, x: Tensor) -> Tensor:
         """Return z for x."""
-        return self._convolve(x, self.weight, self.bias, self.groups)
+        return self._convolve(x, self.weight, self.bias)
 
     def transpose(self, s: Tensor, x: Tensor) -> Tensor:
         """Return Wᵀ s, shaped like the input x."""
-        return self._transpose(s, x, self.weight, self.groups)
+        return self._transpose(s, x, self.weight)
 
     def spread(self, bias: Tensor, z: Tensor) -> Tensor:
         """Shape the bias so that it broadcasts over z."""
@@ -96,7 +104,7 @@ class Convolution:
     def taps(self, ones: Tensor) -> Tensor:
         """Return how many inputs the units of each group read, (n, groups, …)."""
         per_group = ones.unflatten(1, (self.groups, -1)).sum(2)
-        return self._convolve(per_group, self._ones(), None, self.groups)
+        return self._convolve(per_group, self._ones(), None)
 
     def pool(self, relevance: Tensor) -> Tensor:
         """Sum over the units that read the same inputs, (n, groups, …)."""
@@ -105,25 +113,41 @@ class Convolution:
     def share(self, part: Tensor, like: Tensor) -> Tensor:
         """Give every input that pooled units read their `part`."""
         channels = like.shape[1] // self.groups
-        back = self._transpose(part, like[:, : self.groups], self._ones(), self.groups)
+        back = self._transpose(part, like[:, : self.groups], self._ones())
         return back.repeat_interleave(channels, dim=1)
 
     def _ones(self) -> Tensor:
         kernel = torch.ones_like(self.weight[:1, :1])
         return kernel.expand(self.groups, 1, *kernel.shape[2:])
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         still = [0] * len(self.stride)
         return torch.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, still, groups
+            x, weight, bias, self.stride, self.padding, self.dilation, False, still, self.groups
         )
 
-    def _transpose(self, s: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    def _transpose(self, s: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        if self.tiles:
+            return _untiled(torch.tensordot(s, weight, ([1], [0])), x)
         still = [0] * len(self.stride)
         return torch.ops.aten.convolution_backward(
-            s, x, weight, None, self.stride, self.padding, self.dilation, False, still, groups,
+            s, x, weight, None, self.stride, self.padding, self.dilation, False, still, self.groups,
             [True, False, False],
         )[0]  # fmt: skip
+
+
+def _untiled(tiles: Tensor, x: Tensor) -> Tensor:
+    """Lay tiles (n, *places, channels, *kernel) side by side, shaped like x; the rest is zero.
+
+    On a CPU the backward pass of torch's convolution takes several times as long for it.
+    """
+    d = x.ndim - 2
+    interleaved = [axis for place in range(d) for axis in (1 + place, 2 + d + place)]
+    ordered = tiles.permute(0, 1 + d, *interleaved)
+    for axis in range(2, 2 + d):
+        ordered = ordered.flatten(axis, axis + 1)
+    short = [size - covered for size, covered in zip(x.shape[2:], ordered.shape[2:], strict=True)]
+    return F.pad(ordered, [each for size in reversed(short) for each in (0, size)])
 
 
 @dataclass(frozen=True)

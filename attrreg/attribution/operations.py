@@ -23,7 +23,6 @@ from attrreg.attribution.unrolled import UNROLLED
 
 __all__ = ["OPERATIONS", "QUERIES"]
 
-CASTS = frozenset([Tensor.to, Tensor.view])
 REARRANGING = [
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("adaptive_avg_pool3d", "flatten", "unflatten", "reshape", "view", "permute", "transpose"),
@@ -102,13 +101,13 @@ def _batch_norm(
         run.refuse(func, "has parameters that depend on the input")
     x = run.settle(input)
     weight, bias = run.hold(weight), run.hold(bias)
-    facts = run.facts(x)
-    made_by = None if facts is None else facts.convolution
+    facts = run.known(x)
+    made_by = facts.convolution
 
     def value(values: Tensor) -> Tensor:
         return F.batch_norm(values, running_mean, running_var, weight, bias, eps=eps)
 
-    if run.is_plain and made_by is None and facts is not None and facts.raw is None:
+    if run.is_plain and made_by is None and facts.raw is None:
         return run.through(func, value, [x], signal=True)
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
@@ -294,7 +293,7 @@ def _as(function: Callable[..., Tensor]) -> Operation:
 
 def _to(run: Interception, func: Any, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     if run.is_live(input):
-        return _through(rearranges=True)(run, func, input, *args, **kwargs)
+        return _carry(run, func, input, *args, **kwargs)
     plain = [each.detach() if isinstance(each, Tensor) else each for each in args]
     return input.to(*plain, **kwargs)
 
@@ -303,28 +302,22 @@ def _type_as(run: Interception, func: Any, input: Tensor, other: Tensor) -> Tens
     return run.call(Tensor.to, input, other.dtype) if run.is_live(input) else input.type_as(other)
 
 
-def _through(rearranges: bool) -> Operation:
-    """Return an operation that propagates relevance as autograd propagates gradients.
+def _carry(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Propagate relevance as autograd propagates gradients.
 
     It is linear with weights that are not negative: what is not negative stays so.
     """
+    values, inputs = settled(run, func, (args, kwargs))
 
-    def carry(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
-        values, inputs = settled(run, func, (args, kwargs))
+    def apply(*live: Tensor) -> Any:
+        arguments, options = replaced(values, inputs, live)
+        return func(*arguments, **options)
 
-        def apply(*live: Tensor) -> Any:
-            arguments, options = replaced(values, inputs, live)
-            return func(*arguments, **options)
-
-        if func in CASTS and not func(inputs[0].detach(), *args[1:], **kwargs).is_floating_point():
-            run.refuse(func, "turns what carries relevance into whole numbers")
-        # what is joined with constants is no mere rearrangement, and has their signs
-        floating = [each for each in tensors_in(values) if each.is_floating_point()]
-        only = len(floating) == sum(any(each is x for x in inputs) for each in floating)
-        nonnegative = only and all(map(run.is_nonnegative, inputs))
-        return run.through(func, apply, inputs, nonnegative, rearranges and only)
-
-    return carry
+    # what is joined with constants is no mere rearrangement, and has their signs
+    floating = [each for each in tensors_in(values) if each.is_floating_point()]
+    only = len(floating) == sum(any(each is x for x in inputs) for each in floating)
+    nonnegative = only and all(map(run.is_nonnegative, inputs))
+    return run.through(func, apply, inputs, nonnegative, rearranges=only)
 
 
 def _aside(run: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -368,7 +361,7 @@ OPERATIONS: dict[Any, Operation] = {
             (_to, [Tensor.to]),
             (_interpolate, [F.interpolate]),
             (_aside, [*everywhere(ASIDE), *COMPARISONS]),
-            (_through(rearranges=True), [*everywhere(REARRANGING), *PROPERTIES]),
+            (_carry, [*everywhere(REARRANGING), *PROPERTIES]),
         ]
     ),
 }

@@ -48,10 +48,10 @@ def _bilinear(
         left = run.hold(left)
         return run.through(func, lambda x: apply(left, x), [right], scales=scales)
     nonnegative = run.is_nonnegative(left) and run.is_nonnegative(right)
-    if run.gate(left) > run.gate(right):
+    if run.known(left).gate > run.known(right).gate:
         held = run.hold(left)
         return run.through(func, lambda x: apply(held, x), [right], nonnegative)
-    if run.gate(right) > run.gate(left):
+    if run.known(right).gate > run.known(left).gate:
         held = run.hold(right)
         return run.through(func, lambda x: apply(x, held), [left], nonnegative)
     if run.rule.attention == "shared":
@@ -60,7 +60,7 @@ def _bilinear(
         f"{run.where(func)} multiplies two tensors that both depend on the input (which is the "
         "gate?)"
     )
-    return run.unknown(func, lambda: apply(left, right), [left, right], why, run.gate(left))
+    return run.unknown(func, lambda: apply(left, right), [left, right], why, run.known(left).gate)
 
 
 class Halved(torch.autograd.Function):
@@ -113,7 +113,7 @@ def _divide(run: Interception, func: Any, input: Any, other: Any, **kwargs: Any)
         x, divisor = run.settle(input), run.hold(other)
         return run.through(func, lambda values: torch.div(values, divisor), [x], scales=True)
     divisor = run.settle(other)
-    if run.gate(divisor) < 2:
+    if run.known(divisor).gate < 2:
         run.refuse(func, "divides by a tensor that depends on the input and is no gate")
     inverse = run.unknown(func, lambda: torch.reciprocal(divisor), [divisor], gate=2)
     return _mul(run, func, input, inverse)

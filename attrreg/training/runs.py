@@ -21,23 +21,9 @@ from attrreg.records import Outcome, record_work
 from attrreg.training.checkpoint import save_weights
 from attrreg.training.engine import Streams, train
 
-__all__ = ["build_model", "choose_device", "train_shard"]
+__all__ = ["build_model", "train_shard"]
 
 Report = Callable[[Run, int, int], None]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` takes the GPU where there is one.
-
-    Raises
-    ------
-    RuntimeError
-        A GPU is asked for and none can be used.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise RuntimeError("execution.device is 'cuda' but torch finds no GPU: use 'auto' or 'cpu'")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def build_model(run: Run, device: torch.device) -> torch.nn.Module:

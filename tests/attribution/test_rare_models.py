@@ -230,3 +230,45 @@ def test_a_ledger_has_no_graph():
     model, (x, y) = nn.Sequential(*_layers().values()).double(), _batch()
     weights = F.one_hot(y, 4).double().requires_grad_()
     assert not any(each.requires_grad for each in ledger(model, x, weights, "epsilon"))
+
+
+@pytest.mark.parametrize("rule", [*CONSERVING, "epsilon-plus-flat"])
+def test_a_convolution_may_be_read_by_a_batch_norm_and_by_something_else(rule):
+    torch.manual_seed(6)
+    x, y = torch.randn(2, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1])
+    norm = nn.BatchNorm2d(3)
+    nn.init.uniform_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    layers = {"stem": nn.Conv2d(2, 3, 3), "conv": nn.Conv2d(3, 3, 3, padding=1), "norm": norm}
+
+    def shared(net, x):
+        made = net.conv(net.stem(x).relu())
+        return (net.norm(made).relu() + made).mean((2, 3))
+
+    def repeated(net, x):
+        read = net.stem(x).relu()
+        return (net.norm(net.conv(read)).relu() + net.conv(read)).mean((2, 3))
+
+    once, twice = Apply(shared, **layers), Apply(repeated, **layers)
+    torch.testing.assert_close(relevance(once, x, y, rule), relevance(twice, x, y, rule))
+    assert_accounted(once, x, y, rule)
+
+
+@pytest.mark.parametrize("rule", ["lrp-0", "epsilon-plus", "gamma", "alpha2-beta1"])
+@pytest.mark.parametrize("size", [8, 9, 11])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_patches_side_by_side_are_as_any_convolution(dimensions, size, rule):
+    torch.manual_seed(7)
+    x = torch.randn(2, 3, *[size, 8, 4][:dimensions], dtype=torch.float64)
+    layer = getattr(nn, f"Conv{dimensions}d")
+    kernel = (4, 2, 2)[:dimensions]
+    tiled = nn.Sequential(layer(3, 4, kernel, stride=kernel), nn.ReLU(), nn.Flatten()).double()
+    padded = nn.Sequential(layer(3, 4, kernel, stride=kernel, padding=kernel), *tiled[1:]).double()
+    padded.load_state_dict(tiled.state_dict())
+    middle = tuple(slice(1, 1 + n // k) for n, k in zip(x.shape[2:], kernel, strict=True))
+    weights = torch.randn_like(tiled(x))
+    with torch.no_grad():
+        around = torch.zeros(padded[0](x).shape, dtype=torch.float64)
+        around[:, :, *middle] = weights.view_as(around[:, :, *middle])
+    expected = relevance(padded, x, around.flatten(1), rule)
+    torch.testing.assert_close(relevance(tiled, x, weights, rule), expected)

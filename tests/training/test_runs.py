@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from attrreg.data.sources import read_pool
 from attrreg.data.subsets import read_subset, subset_path
+from attrreg.machine import choose_device
 from attrreg.method import build
 from attrreg.objective import Loss
 from attrreg.provenance import array_digest
 from attrreg.records import read_record
 from attrreg.training import runs as training
-from attrreg.training.runs import build_model, choose_device, train_shard
+from attrreg.training.runs import build_model, train_shard
 
 CPU = torch.device("cpu")
 METHODS = ["baseline", "random-erasing", "reldrop-block", "reldrop-block/swapped", "sgt"]
