@@ -114,6 +114,18 @@ _SGT = "Ismail et al., NeurIPS 2021, arXiv 2111.14338, algorithm 1"
 # The paper's equation and what deviates from its code stand in `attrreg.method`.
 PRESETS: dict[str, Preset] = {
     "baseline": Preset("Baseline", "baseline", "cross-entropy", Composition()),
+    "label-smoothing": Preset(
+        "Label smoothing",
+        "baseline",
+        "Szegedy et al., CVPR 2016",
+        Composition(objective=part.CrossEntropy(label_smoothing=0.1)),
+    ),
+    "dropout": Preset(
+        "Dropout",
+        "baseline",
+        "Srivastava et al., JMLR 2014, before the last layer",
+        Composition(objective=part.CrossEntropy(dropout=0.5)),
+    ),
     "random-erasing": Preset(
         "Random erasing",
         "baseline",

@@ -33,13 +33,19 @@ RetryFailed = Annotated[
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of this process.")]
 RESULTS, DATA = Path("results"), Path("results/data")
 FAILED = 3  # exit code: some runs failed, everything else is collected
+INTERRUPTED = 75  # exit code: asked to stop; what was done is stored, start it again
 UNSUPPORTED = 4  # exit code: a model that was checked cannot be explained by every rule
 
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, without a traceback."""
+    from attrreg.interruption import Interrupted
+
     try:
         app()
+    except Interrupted as reason:
+        print(f"attrreg: {reason}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (ValueError, FileNotFoundError, KeyError, RuntimeError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"attrreg: {message}", file=sys.stderr)
@@ -116,7 +122,15 @@ def train(
     from attrreg.training.runs import train_shard
 
     def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
-        return train_shard(runs, planned.folder(results), data, device, retry_failed, report)
+        return train_shard(
+            runs,
+            planned.folder(results),
+            data,
+            device,
+            retry_failed,
+            report,
+            planned.experiment.execution,
+        )
 
     _work_through(work, "training", config, shard, results, threads, stamp)
 

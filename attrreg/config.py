@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from attrreg import catalogue
+from attrreg.execution import Execution
 from attrreg.messages import explain
 from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
@@ -230,16 +231,6 @@ class Statistics(Strict):
     references: Annotated[tuple[str, ...], Field(min_length=1)] = ("baseline",)
     metrics: Annotated[tuple[Metrics, ...], Field(min_length=1)] = get_args(Metrics)
     alpha: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 0.05
-
-
-class Execution(Strict):
-    """Where and in which portions the work is done; no result depends on it but the device.
-
-    ``shard_seconds``: about how long one process works; small cells share one.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    shard_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 
 
 class Experiment(Strict):

@@ -1,11 +1,22 @@
 """What a process says to the machine that it computes on."""
 
 import ctypes
+import os
 import platform
+from typing import Literal
 
 import torch
 
-__all__ = ["choose_device", "use_threads"]
+__all__ = [
+    "Precision",
+    "choose_device",
+    "choose_precision",
+    "free_memory",
+    "use_deterministic",
+    "use_threads",
+]
+
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
@@ -22,6 +33,38 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise RuntimeError("execution.device is 'cuda' but torch finds no GPU: use 'auto' or 'cpu'")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return a precision by name; ``auto`` is mixed where a GPU has bfloat16, float32 elsewhere."""
+    mixed = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    chosen: dict[str, Precision] = {
+        "auto": "bfloat16" if mixed else "float32",
+        "float32": "float32",
+        "tf32": "tf32",
+        "bfloat16": "bfloat16",
+    }
+    return chosen[name]
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a device has left."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def use_deterministic(deterministic: bool, precision: Precision) -> None:
+    """Let a GPU give the same bits for the same work, or be as fast as it can.
+
+    On a CPU results are the same bits in any case, for the same number of threads.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    rounds = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = rounds
+    torch.backends.cudnn.allow_tf32 = rounds
 
 
 def use_threads(threads: int) -> None:

@@ -6,6 +6,9 @@ The papers are presets, three parts and their parameters, declared in `attrreg.c
 preset          attribution     perturbation         objective
 ==============  ==============  ===================  ==============================================
 baseline        –               –                    CE(f(x), y)
+label-smoothing –               –                    CE(f(x), y smoothed by 0.1)
+dropout         –               –                    CE(f(x), y), half of the last layer's inputs
+                                                     dropped
 random-erasing  i.i.d. U(0, 1)  block                CE(f(x̃), y)
 reldrop-pixel   LRP             drop α·U+(1−α)·R̂     CE(f(x̃), y)            arXiv 2505.21595, code
 reldrop-block   LRP             block at arg-max R   CE(f(x̃), y)            arXiv 2505.21595, code
@@ -19,8 +22,8 @@ challenger      LRP             x + s·g(r, x)        (1−q)·CE(f(x), y) + q·
                                                      arXiv 2205.15094; every formula is ours
 ==============  ==============  ===================  ==============================================
 
-"<preset>/<control>" is the same method with another map; the controls of each preset but the first
-two, declared in `attrreg.catalogue.CONTROLS`, are
+"<preset>/<control>" is the same method with another map; the controls of each preset that has a
+map to alter, declared in `attrreg.catalogue.CONTROLS`, are
 
 ====================  ==============================================================================
 scrambled             the values of the map in random places

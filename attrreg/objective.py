@@ -1,10 +1,11 @@
 """Objectives: what is minimised, given the clean and the perturbed batch."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrreg import parameters
@@ -30,8 +31,9 @@ class CrossEntropy(parameters.CrossEntropy):
 
     def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
         """Return the loss; `perturbed` is None where there is no perturbation."""
-        logits = forward(_given(perturbed) if self.on == "perturbed" else x)
-        loss = F.cross_entropy(logits, y)
+        with _dropping(forward, self.dropout):
+            logits = forward(_given(perturbed) if self.on == "perturbed" else x)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         return Loss(loss, {"accuracy": _accuracy(logits, y)})
 
 
@@ -74,6 +76,30 @@ class Mixture(parameters.Mixture):
         ]
         losses = [weight * F.cross_entropy(logits, y) for weight, logits in weighted]
         return Loss(torch.stack(losses).sum(), {"accuracy": _accuracy(weighted[0][1], y)})
+
+
+@contextmanager
+def _dropping(forward: Forward, share: float) -> Iterator[None]:
+    """Drop inputs of the last linear layer, in the training mode of that layer."""
+    if share == 0:
+        yield
+        return
+    model: nn.Module = forward.model  # type: ignore[attr-defined]
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    if not layers:
+        raise ValueError(
+            f"dropout acts before the last linear layer, but {type(model).__name__} has none: set "
+            "the objective's dropout to 0"
+        )
+
+    def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (F.dropout(inputs[0], share, layer.training), *inputs[1:])
+
+    hook = layers[-1].register_forward_pre_hook(drop)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ __all__ = [
 
 Modality = Literal["image", "text", "series", "points"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Lost = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -395,11 +396,18 @@ Perturbation = Annotated[Drop | Block | ReplaceLowest | Scale, Field(discriminat
 
 
 class CrossEntropy(Part):
-    """Cross-entropy on the clean or on the perturbed batch."""
+    """Cross-entropy on the clean or on the perturbed batch.
+
+    ``label_smoothing``: the share of the target that is spread evenly over all classes (Szegedy et
+    al., CVPR 2016). ``dropout``: the share of the inputs of the last linear layer that are dropped
+    in training mode (Srivastava et al., JMLR 2014).
+    """
 
     implementation: ClassVar[str] = "attrreg.objective:CrossEntropy"
     name: Literal["cross-entropy"] = "cross-entropy"
     on: Literal["clean", "perturbed"] = "clean"
+    label_smoothing: Lost = 0.0
+    dropout: Lost = 0.0
 
 
 class Consistency(Part):

@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["SGD", "AdamW", "Augmentation", "Recipe", "Schedule"]
+__all__ = ["SGD", "AdamW", "Augmentation", "Recipe", "Schedule", "Selection"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Decay = Literal["all", "weights"]  # what decays: all parameters, or none of the norms and biases
 
 
 class Strict(BaseModel):
@@ -26,6 +27,7 @@ class SGD(Strict):
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NonNegative = 5e-4
+    decay: Decay = "all"
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
@@ -39,15 +41,29 @@ class AdamW(Strict):
 
     name: Literal["adamw"] = "adamw"
     learning_rate: Positive = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 1e-2
+    decay: Decay = "all"
 
 
 class Schedule(Strict):
-    """The learning rate over the steps, after a linear warm-up."""
+    """The learning rate over the steps, after a linear warm-up.
 
-    name: Literal["constant", "cosine"] = "cosine"
+    ``step`` multiplies it by `factor` at each of the `milestones`, shares of all steps: with
+    ``milestones: [0.2, 0.4, 0.6, 0.8]`` and ``factor: 0.7`` in 100 epochs, every 20 of them.
+    """
+
+    name: Literal["constant", "cosine", "step"] = "cosine"
     warm_up_steps: Annotated[int, Field(ge=0)] = 0
     final: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0  # share of the first
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)], ...] = (0.5, 0.75)
+    factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> "Schedule":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, found {list(self.milestones)}")
+        return self
 
 
 class Augmentation(Strict):
@@ -57,11 +73,32 @@ class Augmentation(Strict):
     flip: bool = False
 
 
+class Selection(Strict):
+    """Which weights of a training are kept: the last, or the best on samples that are held back.
+
+    What is held back is a share of the run's own training samples: selection is paid for from the
+    same label budget. It is looked at whenever a pass over the rest ends, but at most every
+    ``every`` steps.
+    """
+
+    name: Literal["last", "best"] = "last"
+    held_back: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.2
+    every: Count = 50
+
+    def kept(self, train_size: int) -> int:
+        """Return how many of the samples are trained on."""
+        if self.name == "last":
+            return train_size
+        return max(1, train_size - max(1, round(self.held_back * train_size)))
+
+
 class Recipe(Strict):
     """One recipe for all methods: the same steps, batches and optimiser.
 
     The length is given in ``steps`` or in ``epochs``. Small training sets need steps: an epoch of
-    50 samples is hardly two of them.
+    50 samples is hardly two of them. ``precision`` is that of forward and backward passes:
+    ``bfloat16`` is mixed, ``tf32`` lets GPUs round the factors of products, ``auto`` is mixed on
+    GPUs that have it and float32 elsewhere. Maps are always made in float32.
     """
 
     steps: Count | None = None
@@ -70,6 +107,8 @@ class Recipe(Strict):
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    selection: Selection = Selection()
 
     @model_validator(mode="after")
     def _one_length(self) -> "Recipe":

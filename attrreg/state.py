@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Movement", "SharedPass", "State"]
+__all__ = ["Movement", "SharedPass", "State", "slot"]
 
 
 class Movement(Protocol):
@@ -51,7 +52,8 @@ class State:
         Smallest and largest possible input per channel (axis 1), in the units the model sees.
     memory
         What parts keep from one step to the next: one dict for the whole training, made by the
-        loop. None: nothing is kept, and a part that cannot do without says so.
+        loop. A part keeps tensors, or tuples and dicts of them, under its `slot`, so that a
+        checkpoint can hold them. None: nothing is kept, and a part that cannot do without says so.
     forward
         The pass that several parts share; set by `attrreg.method.Method.loss`.
     """
@@ -65,8 +67,14 @@ class State:
     augmentation: Movement | None = None
     region: Tensor | None = None
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    memory: dict[Any, Any] | None = None
+    memory: dict[str, Any] | None = None
     forward: Callable[[Tensor], Tensor] | None = None
+
+
+@cache
+def slot(part: Any) -> str:
+    """Return the name under which a part keeps things: its parameters tell it from others."""
+    return str(part.model_dump_json())
 
 
 class SharedPass:
@@ -77,13 +85,13 @@ class SharedPass:
     """
 
     def __init__(self, model: nn.Module, clean: Tensor) -> None:
-        self._model, self._clean = model, clean
+        self.model, self._clean = model, clean
         self._logits: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of x, in the model's own mode."""
         if x is not self._clean:
-            return self._model(x)
+            return self.model(x)
         if self._logits is None:
-            self._logits = self._model(x)
+            self._logits = self.model(x)
         return self._logits

@@ -9,7 +9,7 @@ from attrreg import parameters
 from attrreg.attribution.parts import NO_STATE
 from attrreg.catalogue import implement
 from attrreg.features import resolve_axes
-from attrreg.state import State
+from attrreg.state import State, slot
 
 __all__ = ["Cached"]
 
@@ -78,15 +78,15 @@ class Cached(parameters.Cached):
                 f" but state.size is {state.size}: give the size of the whole training set"
             )
         shape = (state.size, *(x.shape[axis] for axis in resolve_axes(x, state.feature_axes)))
-        if self not in state.memory:
+        if slot(self) not in state.memory:
             if state.epoch > 0:
                 raise ValueError(
                     f"'cached' finds no maps in state.memory in epoch {state.epoch}: pass the same "
                     "dict in every step, from epoch 0 on"
                 )
             there = torch.zeros(state.size, dtype=torch.bool)
-            state.memory[self] = Kept(x.detach().new_zeros(shape), there)
-        kept: Kept = state.memory[self]
+            state.memory[slot(self)] = Kept(x.detach().new_zeros(shape), there)
+        kept = Kept(*state.memory[slot(self)])
         if kept.maps.shape != shape:
             raise ValueError(
                 f"'cached' keeps maps of shape {tuple(kept.maps.shape)}, this batch needs {shape}: "

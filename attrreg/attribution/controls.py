@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from attrreg import parameters
 from attrreg.attribution.parts import NO_STATE
 from attrreg.catalogue import implement
-from attrreg.state import State
+from attrreg.state import State, slot
 
 __all__ = [
     "Altered",
@@ -87,9 +87,9 @@ class Swapped(parameters.Swapped, Altered):
         """
         n = len(maps)
         if n == 1:
-            previous = None if state.memory is None else state.memory.get(self)
+            previous = None if state.memory is None else state.memory.get(slot(self))
             if state.memory is not None:
-                state.memory[self] = maps
+                state.memory[slot(self)] = maps
             return scramble(maps, state) if previous is None else previous
         places = torch.arange(n, device=maps.device)
         offset = torch.randint(1, n, (1,), generator=state.generator, device=maps.device)
@@ -114,10 +114,10 @@ class SwappedWithinClass(parameters.SwappedWithinClass, Altered):
             own = state.indices.to(device, non_blocking=True)
             samples = own
             if state.memory is not None:
-                if self in state.memory:
-                    before = state.memory[self]
+                if slot(self) in state.memory:
+                    before = state.memory[slot(self)]
                     pool, labels, samples = map(torch.cat, zip((maps, y, own), before, strict=True))
-                state.memory[self] = (maps, y, own)
+                state.memory[slot(self)] = (maps, y, own)
             other = own.unsqueeze(1) != samples
         same = other & (y.unsqueeze(1) == labels)
         candidates = torch.where(same.any(1, keepdim=True), same, other)
@@ -236,7 +236,7 @@ def _apart(control: parameters.Control, state: State) -> State:
     """Return the state with another memory, for a second map of the same attribution."""
     if state.memory is None:
         return state
-    apart = state.memory.setdefault(control, {})
+    apart = state.memory.setdefault(slot(control), {})
     if "untrained" in state.memory:
         apart["untrained"] = state.memory["untrained"]
     return replace(state, memory=apart)

@@ -1,7 +1,11 @@
-"""Batches: the whole training set lies on the device; normalising and augmenting happen there."""
+"""Batches: the training set lies on the device, or streams to it; all else happens there."""
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ from torch.nn import functional as F
 from attrreg.recipe import Augmentation
 
 __all__ = [
+    "Batch",
     "Movement",
     "TrainingSet",
     "batch_indices",
@@ -20,6 +25,24 @@ __all__ = [
 ]
 
 
+TOGETHER = 256  # batches whose indices go to the device in one transfer
+AHEAD = 4  # batches that wait ready where a set streams
+
+
+class Batch(NamedTuple):
+    """What a step reads of the training set, on the device but for the indices.
+
+    ``x`` (b, channels, height, width) uint8, ``y`` (b,) int64, ``region`` (b, height, width) or
+    None; ``indices`` (b,) int64 on the CPU; ``passes`` completed after this batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    region: Tensor | None
+    indices: Tensor
+    passes: int
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """A training set on the device, and nothing else of its dataset.
@@ -27,14 +50,17 @@ class TrainingSet:
     Parameters
     ----------
     x
-        (n, channels, height, width) uint8.
+        (n, channels, height, width) uint8; on the CPU where the set streams.
     y
         (n,) int64.
     mean, deviation
         (channels,) float32, of x / 255 over the whole pool.
     region
         (n, height, width) float32, the ground-truth region of each sample: 1 inside, 0 outside;
-        None where the dataset has none.
+        None where the dataset has none. Beside x.
+    streams
+        Whether batches are fetched one by one from the CPU's memory, ahead of their use. They are
+        the same either way.
     """
 
     x: Tensor
@@ -42,6 +68,7 @@ class TrainingSet:
     mean: Tensor
     deviation: Tensor
     region: Tensor | None = None
+    streams: bool = False
 
     @classmethod
     def on(
@@ -51,21 +78,95 @@ class TrainingSet:
         y: np.ndarray,
         mean: np.ndarray,
         deviation: np.ndarray,
+        streams: bool = False,
     ) -> "TrainingSet":
-        """Copy arrays to a device."""
-        return cls(
-            *(torch.from_numpy(np.array(each)).to(device) for each in (x, y, mean, deviation))
+        """Copy arrays to a device; of a set that streams, the images are used where they are."""
+        labels, centre, spread = (
+            torch.from_numpy(np.array(each)).to(device) for each in (y, mean, deviation)
         )
+        images = torch.from_numpy(x) if streams else torch.from_numpy(np.array(x)).to(device)
+        return cls(images, labels, centre, spread, streams=streams)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.y)
+
+    def split(self, at: int) -> "tuple[TrainingSet, TrainingSet]":
+        """Return the samples before a place, and those from there on."""
+
+        def part(which: slice) -> TrainingSet:
+            region = None if self.region is None else self.region[which]
+            x, y = self.x[which], self.y[which]
+            return TrainingSet(x, y, self.mean, self.deviation, region, self.streams)
+
+        return part(slice(at)), part(slice(at, None))
+
+    def batches(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+        """Yield the batches of an order, which is made of indices on the CPU and of passes."""
+        return self._streamed(order) if self.streams else self._resident(order)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised inputs (b, channels, height, width) float32 and labels (b,) int64."""
-        return normalise(self.x[indices], self.mean, self.deviation), self.y[indices]
+        x = self.x[indices.to(self.x.device)].to(self.y.device)
+        return self.normalised(x), self.y[indices]
 
-    def region_of(self, indices: Tensor, movement: "Movement") -> Tensor | None:
-        """Return the regions of moved images, (b, height, width); zero where they were padded."""
-        if self.region is None:
-            return None
-        return movement.apply(self.region[indices].unsqueeze(1)).squeeze(1)
+    def normalised(self, x: Tensor) -> Tensor:
+        """Return uint8 images as models see them, float32."""
+        return normalise(x, self.mean, self.deviation)
+
+    def _resident(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+        rest = iter(order)
+        while some := list(islice(rest, TOGETHER)):
+            places = torch.cat([indices for indices, _ in some])
+            there = places.to(self.y.device, non_blocking=True)
+            parts = there.split([len(indices) for indices, _ in some])
+            for place, (indices, passes) in zip(parts, some, strict=True):
+                region = None if self.region is None else self.region[place]
+                yield Batch(self.x[place], self.y[place], region, indices, passes)
+
+    def _streamed(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+        """Yield batches that another thread has fetched into memory the device can read."""
+        device = self.y.device
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+        stopped = threading.Event()
+
+        def offer(each: Batch | BaseException | None) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(each, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def chosen(values: Tensor, indices: Tensor) -> Tensor:
+            found = values[indices]
+            return found.pin_memory() if device.type == "cuda" else found
+
+        def fetch() -> None:
+            try:
+                for indices, passes in order:
+                    region = None if self.region is None else chosen(self.region, indices)
+                    offer(Batch(chosen(self.x, indices), indices, region, indices, passes))
+                    if stopped.is_set():
+                        return
+                offer(None)
+            except BaseException as error:  # raised again where the batch is used
+                offer(error)
+
+        thread = threading.Thread(target=fetch, name="batches", daemon=True)
+        thread.start()
+        try:
+            while (each := ready.get()) is not None:
+                if isinstance(each, BaseException):
+                    raise each
+                y = self.y[each.indices.to(device, non_blocking=True)]
+                region = each.region
+                if region is not None:
+                    region = region.to(device, non_blocking=True)
+                x = each.x.to(device, non_blocking=True)
+                yield Batch(x, y, region, each.indices, each.passes)
+        finally:
+            stopped.set()
+            thread.join()
 
 
 def normalise(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -131,6 +232,10 @@ class Movement:
         if self.offsets is not None:
             images = self._cropped(F.pad(images, (self.padding,) * 4), self.offsets)
         return self._flip(images)
+
+    def apply_to_regions(self, regions: Tensor | None) -> Tensor | None:
+        """Return regions (n, height, width) moved with their images; zero in the padding."""
+        return None if regions is None else self.apply(regions.unsqueeze(1)).squeeze(1)
 
     def apply_to_maps(self, maps: Tensor) -> Tensor:
         """Return the maps (n, height, width) of images before they are moved, moved with them."""

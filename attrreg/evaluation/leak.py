@@ -43,7 +43,8 @@ from attrreg.method import Method, build
 from attrreg.provenance import stream_seed
 from attrreg.recipe import Recipe, Schedule
 from attrreg.state import State
-from attrreg.training.engine import Streams, learning_rate_factor, train
+from attrreg.training.engine import Streams, train
+from attrreg.training.optimizers import learning_rate_factor
 from attrreg.training.runs import build_model
 
 __all__ = ["Question", "Reading", "answer", "draw_masks", "interval", "probe", "sentences", "table"]

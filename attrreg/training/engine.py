@@ -1,19 +1,25 @@
 """The training loop: nothing happens between two steps but the step."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attrreg.data.device import TrainingSet, batch_indices, draw_movement, input_bounds
+from attrreg.data.device import Batch, TrainingSet, batch_indices, draw_movement, input_bounds
+from attrreg.machine import Precision
 from attrreg.method import Method
-from attrreg.recipe import SGD, Recipe, Schedule
+from attrreg.recipe import Recipe
 from attrreg.state import State
+from attrreg.training.capture import Captured
+from attrreg.training.optimizers import learning_rate_factor, make_optimizer, set_learning_rate
 
-__all__ = ["Diverged", "Streams", "learning_rate_factor", "train"]
+__all__ = ["Diverged", "Streams", "Training", "train"]
 
 
 class Diverged(RuntimeError):
@@ -49,6 +55,227 @@ class Streams:
             seed_of("dropout"),
         )
 
+    @property
+    def drawn(self) -> dict[str, torch.Generator]:
+        """The streams whose state is that of a training; the order is drawn anew from its seed."""
+        return {
+            "augmentation": self.augmentation,
+            "perturbation": self.perturbation,
+            "attribution": self.attribution,
+        }
+
+
+class Training:
+    """A training between any two of its steps.
+
+    What changes from step to step stands in its attributes, so that it can be stored and taken up
+    again (`attrreg.training.checkpoint`).
+
+    Parameters
+    ----------
+    model
+        On the device of the data; trained in place.
+    method
+        Gives the loss of each minibatch.
+    data
+        The training set, and nothing else of the dataset.
+    recipe
+        Length, batches, optimiser, schedule, augmentation, selection.
+    streams
+        All randomness.
+    precision
+        Of the forward and backward passes; maps are in the precision of the weights.
+    held_back
+        Samples that select the best weights, where the recipe says so.
+    capture
+        Whether to capture steps in a CUDA graph; see `attrreg.training.capture`.
+
+    Attributes
+    ----------
+    step, steps
+        Steps done, and in all.
+    history
+        A row per pass over the training set, with ``epoch`` and ``step`` reached,
+        ``learning_rate``, and the means of ``loss`` and its parts over the steps of the row. The
+        parts are accumulated on the device and read once per row.
+    seconds
+        Wall-clock time of all steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        data: TrainingSet,
+        recipe: Recipe,
+        streams: Streams,
+        precision: Precision = "float32",
+        held_back: TrainingSet | None = None,
+        capture: bool = True,
+    ) -> None:
+        self.model, self.method, self.data, self.recipe = model, method, data, recipe
+        self.streams, self.precision, self.held_back = streams, precision, held_back
+        self.steps = recipe.total_steps(len(data))
+        self.optimizer = make_optimizer(model, recipe.optimizer)
+        self.factor = learning_rate_factor(recipe.schedule, self.steps)
+        self.bounds = input_bounds(data.mean, data.deviation)
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.memory: dict[str, Any] = {}
+        self.best: dict[str, Tensor] = {}  # weights, where they are selected
+        self.best_rank: tuple[float, float] = (0.0, -math.inf)
+        self.measured = 0  # at which step
+        self._at = torch.empty(0, dtype=torch.int64)
+        self._work: Callable[..., None] = self._compute
+        if capture and data.y.is_cuda:
+            generators = list(streams.drawn.values())
+            self._work = Captured(self._compute, generators, self._against_capture)
+        torch.manual_seed(streams.dropout)
+
+    def run(self, after_step: Callable[["Training"], None] = lambda training: None) -> None:
+        """Train to the end.
+
+        Parameters
+        ----------
+        after_step
+            Called after every step; must not look at the device.
+
+        Raises
+        ------
+        Diverged
+            The mean loss of a row is not finite.
+        """
+        self.model.train()
+        batches = self._batches()
+        begun = time.perf_counter() - self.seconds
+        while self.step < self.steps:
+            batch = next(batches)
+            self._take(batch)
+            self.step += 1
+            row = self.history[-1] if self.history else {"epoch": 0}
+            if batch.passes > row["epoch"] or self.step == self.steps:
+                self._end_row(batch.passes)
+            self.seconds = time.perf_counter() - begun
+            after_step(self)
+        if self.best:
+            self.model.load_state_dict(self.best)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches from the next step on."""
+        n, batch_size = len(self.data), self.recipe.batch_size
+        order = batch_indices(n, batch_size, self.steps, self.streams.order)
+        return self.data.batches(islice(order, self.step, None))
+
+    def _take(self, batch: Batch) -> None:
+        """Take one step, without waiting for the device."""
+        set_learning_rate(self.optimizer, self._rate())
+        self._at = batch.indices
+        self._work(batch.x, batch.y, batch.region)
+
+    def _compute(self, images: Tensor, y: Tensor, region: Tensor | None) -> None:
+        """Do what a step does on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        x = self.data.normalised(images)
+        movement = draw_movement(x, self.recipe.augmentation, self.streams.augmentation)
+        drawn_before = self.step * len(y)
+        state = State(
+            generator=self.streams.attribution,
+            indices=self._at,
+            size=len(self.data),
+            epoch=drawn_before // len(self.data),
+            last_epoch=(drawn_before + len(y) - 1) // len(self.data),
+            augmentation=movement,
+            region=movement.apply_to_regions(region),
+            bounds=self.bounds,
+            memory=self.memory,
+        )
+        with self.autocast():
+            loss = self.method.loss(
+                self.model,
+                movement.apply(x),
+                y,
+                generator=self.streams.perturbation,
+                state=state,
+            )
+        loss.total.backward()
+        self.optimizer.step()
+        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            if name in self.sums:
+                self.sums[name].add_(value)
+            else:
+                self.sums[name] = value.float().clone()
+
+    def _against_capture(self) -> str:
+        """Return why a step cannot be replayed, "" if it can."""
+        kept = [name for name in self.memory if name != "untrained"]
+        return f"a part of the method keeps something between steps ({kept[0]})" if kept else ""
+
+    def _rate(self) -> float:
+        return self.recipe.optimizer.learning_rate * self.factor(self.step)
+
+    def autocast(self) -> Any:
+        """Return the context that forward passes run in."""
+        if self.precision != "bfloat16":
+            return nullcontext()
+        device_type = self.data.y.device.type
+        return torch.autocast(device_type, torch.bfloat16, cache_enabled=False)
+
+    def _end_row(self, passes: int) -> None:
+        """Read what was accumulated, and keep the weights if they are the best so far."""
+        first = int(self.history[-1]["step"]) if self.history else 0
+        values = torch.stack(list(self.sums.values())).double().cpu() / (self.step - first)
+        row = dict(zip(self.sums, values.tolist(), strict=True))
+        for each in self.sums.values():  # in place, since a captured step adds to these very ones
+            each.zero_()
+        if not math.isfinite(row["loss"]):
+            raise Diverged(
+                f"the mean loss of steps {first + 1} to {self.step} is {row['loss']}: lower the "
+                "learning rate, or look at the perturbation"
+            )
+        rate = self.recipe.optimizer.learning_rate * self.factor(self.step - 1)
+        self.history.append({"epoch": passes, "step": self.step, "learning_rate": rate, **row})
+        if self.held_back is not None:
+            self._select(self.held_back, self.history[-1])
+
+    def _select(self, held_back: TrainingSet, row: dict[str, float]) -> None:
+        """Measure the weights on what was held back: by accuracy, of equals by likelihood.
+
+        Between two looks rows repeat what was found before, so that all have the same columns.
+        """
+        is_due = self.step >= self.measured + self.recipe.selection.every
+        if self.measured and not is_due and self.step < self.steps:
+            row |= {name: self.history[-2][name] for name in HELD_BACK}
+            return
+        row |= _quality(self.model, held_back, self.autocast)
+        rank = row["held_back_accuracy"], -row["held_back_nll"]
+        if not self.best or rank > self.best_rank:
+            self.best_rank = rank
+            self.best = {
+                name: value.detach().clone() for name, value in self.model.state_dict().items()
+            }
+        self.measured = self.step
+
+
+HELD_BACK = ("held_back_accuracy", "held_back_nll")
+EVALUATION_BATCH = 256  # samples; bounds the memory, not the result
+
+
+@torch.no_grad()
+def _quality(model: nn.Module, data: TrainingSet, autocast: Callable[[], Any]) -> dict[str, float]:
+    """Return accuracy and negative log-likelihood, read from the device once."""
+    model.eval()
+    hits, nll = [], []
+    for places in torch.arange(len(data), device=data.y.device).split(EVALUATION_BATCH):
+        x, y = data.batch(places)
+        with autocast():
+            logits = model(x).float()
+        hits.append((logits.argmax(1) == y).double().sum())
+        nll.append(nn.functional.cross_entropy(logits, y, reduction="sum").double())
+    model.train()
+    values = torch.stack([torch.stack(hits).sum(), torch.stack(nll).sum()]).cpu() / len(data)
+    return dict(zip(HELD_BACK, values.tolist(), strict=True))
+
 
 def train(
     model: nn.Module,
@@ -58,115 +285,15 @@ def train(
     streams: Streams,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> list[dict[str, float]]:
-    """Train a model in place.
+    """Train a model in place from its first step to its last, and return the history.
+
+    For a training that can be interrupted, see `Training`; parameters and errors are those there.
 
     Parameters
     ----------
-    model
-        On the device of the data.
-    method
-        Gives the loss of each minibatch.
-    data
-        The training set, and nothing else of the dataset.
-    recipe
-        Length, batches, optimiser, schedule, augmentation.
-    streams
-        All randomness.
     on_step
         Called after every step with (steps done, steps in all); must not look at the device.
-
-    Returns
-    -------
-    list of dict
-        The history: a row per pass over the training set, with ``epoch`` and ``step`` reached,
-        ``learning_rate``, and the means of ``loss`` and its parts over the steps of the row. The
-        parts are accumulated on the device and read once per row.
-
-    Raises
-    ------
-    Diverged
-        The mean loss of a row is not finite.
     """
-    n, steps = len(data.y), recipe.total_steps(len(data.y))
-    optimizer = _optimizer(model, recipe)
-    factor = learning_rate_factor(recipe.schedule, steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    history: list[dict[str, float]] = []
-    sums: dict[str, Tensor] = {}
-    first, completed = 0, 0
-    memory: dict[Any, Any] = {}
-    bounds = input_bounds(data.mean, data.deviation)
-    torch.manual_seed(streams.dropout)
-    model.train()
-    batches = list(batch_indices(n, recipe.batch_size, steps, streams.order))
-    order = torch.stack([indices for indices, _ in batches]).to(data.y.device)
-    for step, (indices, (known, epoch)) in enumerate(zip(order, batches, strict=True), start=1):
-        x, y = data.batch(indices)
-        movement = draw_movement(x, recipe.augmentation, streams.augmentation)
-        x = movement.apply(x)
-        state = State(
-            generator=streams.attribution,
-            indices=known,
-            size=n,
-            epoch=completed,
-            last_epoch=(step * len(known) - 1) // n,
-            augmentation=movement,
-            region=data.region_of(indices, movement),
-            bounds=bounds,
-            memory=memory,
-        )
-        loss = method.loss(model, x, y, generator=streams.perturbation, state=state)
-        optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
-            sums[name] = sums[name] + value if name in sums else value
-        on_step(step, steps)
-        if epoch > completed or step == steps:
-            row = _read(sums, step - first)
-            if not math.isfinite(row["loss"]):
-                raise Diverged(
-                    f"the mean loss of steps {first + 1} to {step} is {row['loss']}: lower the "
-                    "learning rate, or look at the perturbation"
-                )
-            history.append({"epoch": epoch, "step": step, "learning_rate": float(rate), **row})
-            sums, first, completed = {}, step, epoch
-    return history
-
-
-def learning_rate_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """Return the share of the learning rate at each step, counted from 0."""
-    warm = schedule.warm_up_steps
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        if schedule.name == "constant":
-            return 1.0
-        progress = min(1.0, (step - warm) / max(1, steps - warm))
-        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
-
-    return factor
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    settings = recipe.optimizer
-    if isinstance(settings, SGD):
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
-    return torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-
-
-def _read(sums: dict[str, Tensor], count: int) -> dict[str, float]:
-    """Bring the sums to the host in one transfer and return means."""
-    values = torch.stack(list(sums.values())).double().cpu() / count
-    return dict(zip(sums, values.tolist(), strict=True))
+    training = Training(model, method, data, recipe, streams)
+    training.run(lambda each: on_step(each.step, each.steps))
+    return training.history

@@ -16,7 +16,8 @@ from attrreg.data.device import TrainingSet
 from attrreg.method import Method
 from attrreg.objective import Loss
 from attrreg.recipe import SGD, AdamW, Augmentation, Recipe, Schedule
-from attrreg.training.engine import Diverged, Streams, learning_rate_factor, train
+from attrreg.training.engine import Diverged, Streams, train
+from attrreg.training.optimizers import learning_rate_factor
 
 CPU = torch.device("cpu")
 

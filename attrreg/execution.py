@@ -1,0 +1,37 @@
+"""Where and in which portions the work is done: settings that no result depends on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attrreg.recipe import Strict
+
+__all__ = ["Execution"]
+
+
+class Execution(Strict):
+    """Where and in which portions the work is done; no result depends on it but the device.
+
+    Parameters
+    ----------
+    device
+        ``auto`` takes the GPU where there is one.
+    shard_seconds
+        About how long one process works; small cells share one.
+    checkpoint_seconds
+        How often a training is stored, so that a kill costs no more than this.
+    resident_share
+        A training set that takes more than this share of the device's free memory streams to it,
+        batch by batch, with the same results.
+    deterministic
+        Whether a GPU gives the same bits again for the same work. It is faster without.
+    capture
+        Whether steps are captured in a CUDA graph where they can be.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shard_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    resident_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    deterministic: bool = True
+    capture: bool = True

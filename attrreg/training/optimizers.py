@@ -1,0 +1,63 @@
+"""Optimisers and learning rates, from their settings."""
+
+import bisect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from attrreg.recipe import SGD, AdamW, Schedule
+
+__all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rate"]
+
+
+def make_optimizer(model: nn.Module, settings: SGD | AdamW) -> torch.optim.Optimizer:
+    """Return the optimiser of a model's parameters, its updates fused where torch can.
+
+    On a GPU the learning rate is a tensor there, so that steps can be captured in a graph.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = trained[0].device
+    rate: Any = settings.learning_rate
+    if device.type == "cuda":
+        rate = torch.tensor(rate, device=device)
+    options: dict[str, Any] = {"lr": rate, "weight_decay": settings.weight_decay, "fused": True}
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if settings.decay == "weights":
+        groups = [
+            {"params": [each for each in trained if each.ndim > 1]},
+            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+    if isinstance(settings, SGD):
+        return torch.optim.SGD(
+            groups, momentum=settings.momentum, nesterov=settings.nesterov, **options
+        )
+    return torch.optim.AdamW(groups, betas=settings.betas, **options)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step, without waiting for the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def learning_rate_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """Return the share of the learning rate at each step, counted from 0."""
+    warm = schedule.warm_up_steps
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if schedule.name == "constant":
+            return 1.0
+        if schedule.name == "step":
+            return schedule.factor ** bisect.bisect_right(schedule.milestones, step / steps)
+        progress = min(1.0, (step - warm) / max(1, steps - warm))
+        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor

@@ -1,0 +1,217 @@
+"""A training that is killed and taken up again ends as if nothing had happened, bit for bit."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from experiments import planned, prepare_data
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from attrreg.execution import Execution
+from attrreg.interruption import Interrupted, listening
+from attrreg.records import read_record
+from attrreg.training import runs as training
+from attrreg.training.runs import train_shard
+
+CPU = torch.device("cpu")
+STEPS = 24
+STORING = Execution(checkpoint_seconds=0)
+SMALL = {
+    "recipe.steps": STEPS,
+    "recipe.batch_size": 8,
+    "recipe.augmentation": {"crop_padding": 1, "flip": True},
+    "grid.seeds": [0, 1],
+}
+CACHED = {"name": "cached", "every": 3, "of": "lrp"}
+FAMILIES = {
+    "baseline": "baseline",
+    "random-erasing": "random-erasing",
+    "reldrop": {
+        "name": "reldrop",
+        "preset": "reldrop-block",
+        "attribution": {"name": "swapped-within-class", "of": CACHED},
+    },
+    "sgt": "sgt-shared/untrained",
+    "challenger": "challenger",
+}
+OPTIMIZERS = {"baseline": {"name": "adamw", "decay": "weights"}}
+SELECTION = {"name": "best", "every": 5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare_data(tmp_path_factory.mktemp("data"))
+
+
+def run_of(family, **changes):
+    changed = SMALL | {"grid.methods": ["baseline", FAMILIES[family]]} | changes
+    if family == "baseline":
+        changed["grid.methods"] = ["baseline", "sgt"]
+    if family in OPTIMIZERS:
+        changed["recipe.optimizer"] = OPTIMIZERS[family]
+        changed["recipe.selection"] = SELECTION
+    wanted = FAMILIES[family] if isinstance(FAMILIES[family], str) else family
+    return next(run for run in planned(changed).runs if run.method == wanted)
+
+
+def stored(folder, run):
+    place = folder / "runs" / run.path
+    return place.parent / f".{place.name}.checkpoint.safetensors"
+
+
+def outcome(folder, run):
+    place = folder / "runs" / run.path
+    assert not stored(folder, run).exists()
+    assert not list(place.parent.glob(".*.partial*"))
+    return load_file(place / "weights.safetensors"), (place / "history.csv").read_text()
+
+
+def assert_same(found, expected):
+    assert found[1] == expected[1]
+    assert found[0].keys() == expected[0].keys()
+    for name, tensor in expected[0].items():
+        assert torch.equal(found[0][name], tensor), name
+
+
+def killed_at(folder, data, run, step):
+    """Train in a process of its own until that many steps are done, and kill it then."""
+    forked = multiprocessing.get_context("fork")
+    reached = forked.Value("i", 0, lock=False)
+
+    def work():
+        def report(run, step, steps):
+            reached.value = step
+
+        train_shard([run], folder, data, CPU, report=report, execution=STORING)
+
+    process = forked.Process(target=work)
+    process.start()
+    while reached.value < step and process.is_alive():
+        time.sleep(0.0005)
+    time.sleep(random.random() * 0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return reached.value
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_killed_at_random_moments_it_ends_bit_equal(family, data, tmp_path):
+    run = run_of(family)
+    train_shard([run], tmp_path / "whole", data, CPU)
+    moments = sorted(random.Random(family).sample(range(2, STEPS - 2), 4))
+    for moment in moments:
+        killed_at(tmp_path / "killed", data, run, moment)
+        assert stored(tmp_path / "killed", run).exists()
+    train_shard([run], tmp_path / "killed", data, CPU)
+    record = read_record(tmp_path / "killed" / "runs" / run.path)
+    assert moments[-1] - 1 <= record["resumed_at"] < STEPS  # killed while storing, perhaps
+    assert_same(outcome(tmp_path / "killed", run), outcome(tmp_path / "whole", run))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_stores_and_leaves(name, data, tmp_path):
+    run = run_of("challenger")
+    train_shard([run], tmp_path / "whole", data, CPU)
+
+    def report(run, step, steps):
+        if step == 7:
+            signal.raise_signal(getattr(signal, name))
+
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(Interrupted, match=rf"{name}: .*stored at step 7 of {STEPS}"):
+        train_shard([run], tmp_path / "asked", data, CPU, report=report)
+    assert signal.getsignal(getattr(signal, name)) is before
+    assert read_record(tmp_path / "asked" / "runs" / run.path) is None
+    train_shard([run], tmp_path / "asked", data, CPU)
+    assert read_record(tmp_path / "asked" / "runs" / run.path)["resumed_at"] == 7
+    assert_same(outcome(tmp_path / "asked", run), outcome(tmp_path / "whole", run))
+
+
+def test_a_second_signal_does_what_it_always_does():
+    with listening() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        assert asked() == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def left_behind(folder, data, run, step=5):
+    """Return the checkpoint of a training that was asked to stop."""
+
+    def report(run, done, steps):
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train_shard([run], folder, data, CPU, report=report)
+    return stored(folder, run)
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "text", "other run", "no facts", "fewer"])
+def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(harm, data, tmp_path, caplog):
+    run = run_of("challenger")
+    train_shard([run], tmp_path / "whole", data, CPU)
+    path = left_behind(tmp_path / "harmed", data, run)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif harm == "empty":
+        path.write_bytes(b"")
+    elif harm == "text":
+        path.write_text("this is no checkpoint")
+    elif harm == "no facts":
+        save_file(load_file(path), path)
+    elif harm == "other run":
+        other = run_of("challenger", **{"recipe.steps": STEPS + 1})
+        left_behind(tmp_path / "other", data, other).replace(path)
+    else:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata()
+        tensors = load_file(path)
+        del tensors["random/perturbation"]
+        save_file(tensors, path, facts)
+    with caplog.at_level(logging.WARNING):
+        train_shard([run], tmp_path / "harmed", data, CPU)
+    assert f"{path} is no checkpoint of this training" in caplog.text
+    assert "starts anew" in caplog.text
+    assert read_record(tmp_path / "harmed" / "runs" / run.path)["resumed_at"] == 0
+    assert_same(outcome(tmp_path / "harmed", run), outcome(tmp_path / "whole", run))
+
+
+def test_nothing_in_a_checkpoint_is_executed(data, tmp_path):
+    path = left_behind(tmp_path, data, run_of("baseline"))
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert facts["step"] == 5
+    assert facts["digest"]
+
+
+def test_a_full_disk_is_said_and_leaves_the_older_checkpoint(data, tmp_path, monkeypatch):
+    run = run_of("challenger")
+    path = left_behind(tmp_path, data, run)
+    older = path.read_bytes()
+
+    def full(tensors, path, facts=None):
+        path.write_bytes(b"some of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("attrreg.training.checkpoint.save_tensors", full)
+    with pytest.raises(OSError, match="No space"):
+        train_shard([run], tmp_path, data, CPU, execution=STORING)
+    assert path.read_bytes() == older
+    assert [each.name for each in path.parent.glob(".*.partial*")] == []
+
+
+def test_a_failed_run_leaves_no_checkpoint(data, tmp_path, monkeypatch):
+    run = run_of("challenger")
+    path = left_behind(tmp_path, data, run)
+    monkeypatch.setattr(training, "build_model", lambda *_: 1 / 0)
+    assert set(train_shard([run], tmp_path, data, CPU).values()) == {"failed"}
+    assert not path.exists()
