@@ -29,6 +29,8 @@ class Run:
         The parts of the method.
     recipe
         Everything else about the training.
+    matched
+        The parts and the recipe of the method whose cost gives the length, or None.
     """
 
     dataset: str
@@ -40,6 +42,7 @@ class Run:
     options: dict[str, Any]
     composition: Composition
     recipe: Recipe
+    matched: tuple[Composition, Recipe] | None = None
 
     @property
     def key(self) -> dict[str, str | int]:
@@ -75,6 +78,7 @@ class Run:
                 "train_size": self.train_size,
                 "seed": self.seed,
                 "recipe": self.recipe.model_dump(mode="json"),
+                "matched": self.matched and [each.model_dump(mode="json") for each in self.matched],
                 "source": source_digest("attrreg.training.runs", *part_modules(self.composition)),
                 "torch": version("torch"),
                 "timm": version("timm"),

@@ -479,15 +479,23 @@ def _work_through(
     """Do the work of a stage on one shard or on all, and say what became of each run."""
     from attrreg.machine import choose_device, use_threads
     from attrreg.progress import reporter
+    from attrreg.terminal import showing
 
     planned = _plan(config)
     use_threads(threads)
     device = choose_device(planned.experiment.execution.device)
-    for each in [planned.shard(shard)] if shard else planned.shards:
-        report = reporter(planned.folder(results), each.name, stage)
-        for run, outcome in work(planned, each.runs, device, report).items():
-            print(f"{each.name}: {run.name}: {outcome}")
-        _stamp(stamp, each.digest)
+    shards = [planned.shard(shard)] if shard else planned.shards
+    with showing(stage, sum(len(each.runs) for each in shards)) as show:
+        for each in shards:
+            note = reporter(planned.folder(results), each.name, stage)
+
+            def report(run: Any, step: int, steps: int, note: Any = note) -> None:
+                note(run, step, steps)
+                show(run, step, steps)
+
+            for run, outcome in work(planned, each.runs, device, report).items():
+                print(f"{each.name}: {run.name}: {outcome}")
+            _stamp(stamp, each.digest)
 
 
 def _patience(seconds: float = 5.0) -> Callable[[str, int, int], None]:

@@ -60,18 +60,45 @@ AnyPart = Annotated[
 ]
 
 
+class Budget(Strict):
+    """A length that is measured: as many steps as those of another method cost."""
+
+    matched: str
+
+
 class NamedMethod(Strict):
-    """A method of one's own: a preset with other parameters, or three parts put together."""
+    """A method of one's own: a preset with other parameters, or three parts put together.
+
+    Parameters
+    ----------
+    name
+        Of its own; a preset's name only where it is that preset with tuned parameters.
+    preset
+        What it starts from.
+    attribution, perturbation, objective
+        Parts, or parameters, that differ.
+    recipe
+        What differs from the recipe of the experiment.
+    tuned
+        Whether parameters and recipe were chosen by ``attrreg tune``.
+    budget
+        ``{matched: sgt}`` trains for as many steps as the recipe's steps of `sgt` cost, measured
+        where it is trained: with as much compute, not with as many steps.
+    """
 
     name: Name
     preset: str | None = None
     attribution: AnyPart | None = None
     perturbation: AnyPart | None = None
     objective: AnyPart | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    tuned: bool = False
+    budget: Budget | None = None
 
     @model_validator(mode="after")
     def _parts_make_a_method(self) -> "NamedMethod":
-        if self.name in catalogue.method_names():
+        is_tuned_preset = self.tuned and self.preset == self.name
+        if self.name in catalogue.method_names() and not is_tuned_preset:
             raise ValueError(
                 f"{self.name!r} is the name of a preset: give the changed method a name of its own"
             )
@@ -87,6 +114,25 @@ class NamedMethod(Strict):
             if kind in self.model_fields_set
         }
         return catalogue.override(base, given)
+
+    def own_recipe(self, recipe: Recipe) -> Recipe:
+        """Return the recipe of the experiment with what differs for this method."""
+        return Recipe.model_validate(merged(recipe.model_dump(), self.recipe))
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings with changes; a mapping with another ``name`` replaces a whole one."""
+    result = dict(settings)
+    for key, change in changes.items():
+        known = result.get(key)
+        if isinstance(known, dict) and isinstance(change, dict):
+            is_other = change.get("name", known.get("name")) != known.get("name")
+            result[key] = change if is_other else merged(known, change)
+        else:
+            result[key] = change
+        if key in ("steps", "epochs"):  # the length is given in one of them
+            result.pop("epochs" if key == "steps" else "steps", None)
+    return result
 
 
 class NamedModel(Strict):
@@ -259,6 +305,7 @@ class Experiment(Strict):
                     f"evaluation.orders lacks {order!r}: add the order or list other metrics"
                 )
         methods = [_name(method) for method in self.grid.methods]
+        self._lengths_are_known(methods)
         for reference in self.statistics.references:
             if reference not in methods:
                 raise ValueError(
@@ -276,6 +323,50 @@ class Experiment(Strict):
             else method.composition()
             for method in self.grid.methods
         }
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Return the recipe of every method by its name."""
+        return {
+            _name(method): self.recipe
+            if isinstance(method, str)
+            else method.own_recipe(self.recipe)
+            for method in self.grid.methods
+        }
+
+    def matched(self) -> dict[str, str]:
+        """Return by method the one whose cost gives its length, for those that have such a one."""
+        return {
+            method.name: method.budget.matched
+            for method in self.grid.methods
+            if not isinstance(method, str) and method.budget is not None
+        }
+
+    def _lengths_are_known(self, methods: list[str]) -> None:
+        for method in self.grid.methods:
+            if not isinstance(method, str):
+                self._check_recipe(method)
+        matched = self.matched()
+        for name, other in matched.items():
+            if other not in methods:
+                raise ValueError(
+                    f"method {name!r} has budget.matched: "
+                    + catalogue.unknown("method", other, methods)
+                    + "; it must be among grid.methods"
+                )
+            if other in matched:
+                raise ValueError(
+                    f"method {name!r} has budget.matched: {other!r}, whose own length is measured: "
+                    "give a method with a length of its own"
+                )
+
+    def _check_recipe(self, method: NamedMethod) -> None:
+        try:
+            method.own_recipe(self.recipe)
+        except ValidationError as error:
+            content = merged(self.recipe.model_dump(), method.recipe)
+            raise ValueError(
+                f"method {method.name!r}: recipe.{explain(error, content, Recipe, {})}"
+            ) from error
 
     def models(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return by name what each model is made of: a name of the catalogue, and options."""

@@ -92,6 +92,11 @@ def make_plan(experiment: Experiment) -> Plan:
     """
     grid = experiment.grid
     compositions, models = experiment.compositions(), experiment.models()
+    recipes = experiment.recipes()
+    matched = {
+        method: (compositions[other], recipes[other])
+        for method, other in experiment.matched().items()
+    }
     shards: list[Shard] = []
     for dataset, model in product(grid.datasets, models):
         base, options = models[model]
@@ -106,7 +111,8 @@ def make_plan(experiment: Experiment) -> Plan:
                     base,
                     options,
                     compositions[method],
-                    experiment.recipe,
+                    recipes[method],
+                    matched.get(method),
                 )
                 for seed in grid.seeds
             ]
@@ -121,7 +127,8 @@ def make_plan(experiment: Experiment) -> Plan:
 def estimated_seconds(run: Run) -> float:
     """Return about how long a run takes on one core; it only sizes shards."""
     step = catalogue.model(run.base).step_seconds * min(run.recipe.batch_size, run.train_size) / 32
-    return step * relative_cost(run.composition) * run.recipe.total_steps(run.train_size)
+    composition, recipe = run.matched or (run.composition, run.recipe)
+    return step * relative_cost(composition) * recipe.total_steps(run.train_size)
 
 
 def relative_cost(composition: Composition) -> float:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -101,7 +101,7 @@ class TrainingSet:
 
         return part(slice(at)), part(slice(at, None))
 
-    def batches(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+    def batches(self, order: Iterable[tuple[Tensor, int]]) -> Generator[Batch]:
         """Yield the batches of an order, which is made of indices on the CPU and of passes."""
         return self._streamed(order) if self.streams else self._resident(order)
 
@@ -114,7 +114,7 @@ class TrainingSet:
         """Return uint8 images as models see them, float32."""
         return normalise(x, self.mean, self.deviation)
 
-    def _resident(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+    def _resident(self, order: Iterable[tuple[Tensor, int]]) -> Generator[Batch]:
         rest = iter(order)
         while some := list(islice(rest, TOGETHER)):
             places = torch.cat([indices for indices, _ in some])
@@ -124,7 +124,7 @@ class TrainingSet:
                 region = None if self.region is None else self.region[place]
                 yield Batch(self.x[place], self.y[place], region, indices, passes)
 
-    def _streamed(self, order: Iterable[tuple[Tensor, int]]) -> Iterator[Batch]:
+    def _streamed(self, order: Iterable[tuple[Tensor, int]]) -> Generator[Batch]:
         """Yield batches that another thread has fetched into memory the device can read."""
         device = self.y.device
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -146,22 +146,27 @@ class Training:
         Diverged
             The mean loss of a row is not finite.
         """
-        self.model.train()
-        batches = self._batches()
         begun = time.perf_counter() - self.seconds
-        while self.step < self.steps:
-            batch = next(batches)
-            self._take(batch)
-            self.step += 1
-            row = self.history[-1] if self.history else {"epoch": 0}
-            if batch.passes > row["epoch"] or self.step == self.steps:
-                self._end_row(batch.passes)
-            self.seconds = time.perf_counter() - begun
-            after_step(self)
+        with closing(self.stepwise()) as steps:
+            for _ in steps:
+                self.seconds = time.perf_counter() - begun
+                after_step(self)
         if self.best:
             self.model.load_state_dict(self.best)
 
-    def _batches(self) -> Iterator[Batch]:
+    def stepwise(self) -> Generator[None]:
+        """Take one step after the other, each when it is asked for; errors as in `run`."""
+        self.model.train()
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                self._take(batch)
+                self.step += 1
+                row = self.history[-1] if self.history else {"epoch": 0}
+                if batch.passes > row["epoch"] or self.step == self.steps:
+                    self._end_row(batch.passes)
+                yield
+
+    def _batches(self) -> Generator[Batch]:
         """Yield the batches from the next step on."""
         n, batch_size = len(self.data), self.recipe.batch_size
         order = batch_indices(n, batch_size, self.steps, self.streams.order)

@@ -17,7 +17,7 @@ from attrreg.data.device import TrainingSet
 from attrreg.data.sources import Pool, read_pool
 from attrreg.data.subsets import read_subset
 from attrreg.execution import Execution
-from attrreg.files import remove_partial, write_rows
+from attrreg.files import path_name, remove_partial, write_rows
 from attrreg.interruption import Interrupted, listening
 from attrreg.machine import (
     Precision,
@@ -26,8 +26,11 @@ from attrreg.machine import (
     use_deterministic,
 )
 from attrreg.method import build
+from attrreg.parameters import Composition
 from attrreg.provenance import array_digest, digest, stream_seed
+from attrreg.recipe import Recipe
 from attrreg.records import Outcome, record_work
+from attrreg.training.budget import STEPS, cost_ratio
 from attrreg.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from attrreg.training.engine import Streams, Training
 
@@ -35,6 +38,7 @@ __all__ = ["build_model", "train_shard"]
 
 Report = Callable[[Run, int, int], None]
 EXECUTION = Execution()
+TELLING = 10.0  # seconds between two lines of the log, at the least
 log = logging.getLogger(__name__)
 
 
@@ -95,32 +99,8 @@ def train_shard(
         for run in runs:
             pool = pools[run.dataset]
             subset = read_subset(data, run.dataset, run.seed, run.train_size, pool.images.y)
-            precision = choose_precision(run.recipe.precision, device)
-            head = {
-                **run.key,
-                "intent": run.intent,
-                "composition": run.composition.model_dump(mode="json"),
-                "recipe": run.recipe.model_dump(mode="json"),
-                "device": device.type,
-                "precision": precision,
-                "subset": array_digest(subset),
-            }
-            wanted = digest([run.intent, pool.digest, head["subset"], device.type, precision])
-            place = results / "runs" / run.path
-            work = _Work(run, device, precision, execution, report, asked_to_stop)
-            stored = place.parent / f".{place.name}.checkpoint.safetensors"
-
-            def make(
-                directory: Path,
-                work: "_Work" = work,
-                pool: Pool = pool,
-                subset: np.ndarray = subset,
-                keeper: tuple[Path, str] = (stored, wanted),
-            ) -> dict[str, Any]:
-                return work.make(pool, subset, directory, *keeper)
-
-            outcomes[run] = record_work(place, wanted, head, make, retry_failed)
-            stored.unlink(missing_ok=True)
+            work = _Work(run, pool, subset, results, device, execution)
+            outcomes[run] = work.record(retry_failed, report, asked_to_stop)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     return outcomes
@@ -131,36 +111,85 @@ class _Work:
     """The training of one run."""
 
     run: Run
+    pool: Pool
+    subset: np.ndarray
+    results: Path
     device: torch.device
-    precision: Precision
     execution: Execution
-    report: Report
-    asked_to_stop: Callable[[], str]
+
+    def record(
+        self, retry_failed: bool, report: Report, asked_to_stop: Callable[[], str]
+    ) -> Outcome:
+        """Make the run's directory, unless it is there."""
+        run = self.run
+        place = self.results / "runs" / run.path
+        stored = place.parent / f".{place.name}.checkpoint.safetensors"
+        head = {
+            **run.key,
+            "intent": run.intent,
+            "composition": run.composition.model_dump(mode="json"),
+            "recipe": run.recipe.model_dump(mode="json"),
+            "device": self.device.type,
+            "precision": self.precision,
+            "subset": array_digest(self.subset),
+        }
+        wanted = [run.intent, self.pool.digest, head["subset"], self.device.type, self.precision]
+        try:
+            budget = self.budget()
+        except OSError:
+            raise
+        except Exception as error:  # a run that cannot be measured has failed
+            return record_work(place, digest(wanted), head, _raising(error), retry_failed)
+        if budget:
+            head |= {"budget": budget, "recipe": self.recipe(budget).model_dump(mode="json")}
+            wanted.append(budget["ratio"])
+        whole = digest(wanted)
+
+        def make(directory: Path) -> dict[str, Any]:
+            return self.make(directory, stored, whole, report, asked_to_stop)
+
+        outcome = record_work(place, whole, head, make, retry_failed)
+        stored.unlink(missing_ok=True)
+        return outcome
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that the recipe means on this device."""
+        return choose_precision(self.run.recipe.precision, self.device)
 
     def make(
-        self, pool: Pool, subset: np.ndarray, place: Path, stored: Path, digest: str
+        self,
+        place: Path,
+        stored: Path,
+        digest: str,
+        report: Report,
+        asked_to_stop: Callable[[], str],
     ) -> dict[str, Any]:
         """Train, write history and weights, and return what the record says of them."""
-        use_deterministic(self.execution.deterministic, self.precision)
         remove_partial(stored)
-        training, initial = self._prepared(pool, subset)
+        recipe = self.recipe(self.budget())
+        training = self.prepared(self.run.composition, recipe)
+        initial = _digest_of(training.model)
         if stored.exists():
             try:
                 load_checkpoint(training, stored, digest)
             except ValueError as error:
                 log.warning("%s; the training starts anew", error)
-                training, initial = self._prepared(pool, subset)
+                training = self.prepared(self.run.composition, recipe)
             else:
                 log.info("%s goes on at step %d", self.run.name, training.step)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        resumed, last = training.step, time.monotonic()
+        resumed, last, told = training.step, time.monotonic(), time.monotonic()
 
         def after_step(training: Training) -> None:
-            nonlocal last
-            self.report(self.run, training.step, training.steps)
-            asked = self.asked_to_stop()
-            is_due = time.monotonic() - last >= self.execution.checkpoint_seconds
+            nonlocal last, told
+            report(self.run, training.step, training.steps)
+            now, asked = time.monotonic(), asked_to_stop()
+            if now - told >= TELLING and training.history[-1:]:
+                log.info("%s: %s", self.run.name, _news(training))
+                told = now
+            is_due = now - last >= self.execution.checkpoint_seconds
             if training.step < training.steps and (asked or is_due):
                 save_checkpoint(training, stored, digest)
                 last = time.monotonic()
@@ -186,35 +215,76 @@ class _Work:
             },
         }
 
-    def _prepared(self, pool: Pool, subset: np.ndarray) -> tuple[Training, str]:
-        """Return the training before its first step, and the digest of its initial weights."""
-        run, images = self.run, pool.images.x[subset]
+    def budget(self) -> dict[str, Any]:
+        """Return what a step of the matched method costs in steps of this one; {} without one."""
+        if self.run.matched is None:
+            return {}
+        run, (other, _) = self.run, self.run.matched
+        batch = min(run.recipe.batch_size, run.train_size)
+        described = [each.model_dump(mode="json") for each in (run.composition, other)]
+        trial = run.recipe.model_copy(update={"steps": STEPS, "epochs": None})
+        name = f"{path_name(run.method)}--{path_name(run.model)}--{path_name(run.dataset)}--{batch}"
+        return cost_ratio(
+            self.results / "costs" / f"{name}.json",
+            digest([*described, run.model, run.dataset, batch, self.device.type, self.precision]),
+            lambda: (self.prepared(other, trial), self.prepared(run.composition, trial)),
+        )
+
+    def recipe(self, budget: dict[str, Any]) -> Recipe:
+        """Return the recipe, its length measured where the run asks for that."""
+        if self.run.matched is None:
+            return self.run.recipe
+        steps = round(budget["ratio"] * self.run.matched[1].total_steps(self.run.train_size))
+        return self.run.recipe.model_copy(update={"steps": max(1, steps), "epochs": None})
+
+    def prepared(self, composition: Composition, recipe: Recipe) -> Training:
+        """Return a training of the run's model and subset before its first step."""
+        use_deterministic(self.execution.deterministic, self.precision)
+        run, pool, images = self.run, self.pool, self.pool.images.x[self.subset]
         whole = TrainingSet.on(
             self.device,
             images,
-            pool.images.y[subset],
+            pool.images.y[self.subset],
             pool.mean,
             pool.deviation,
             streams=images.nbytes > self.execution.resident_share * free_memory(self.device),
         )
-        kept = run.recipe.selection.kept(len(whole))
+        kept = recipe.selection.kept(len(whole))
         trained_on, held_back = whole.split(kept) if kept < len(whole) else (whole, None)
-        model = build_model(run, self.device)
-        initial = array_digest(*(each.cpu().numpy() for each in model.state_dict().values()))
-        streams = Streams.seeded(
-            lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), self.device
-        )
-        training = Training(
-            model,
-            build(run.composition),
+        return Training(
+            build_model(run, self.device),
+            build(composition),
             trained_on,
-            run.recipe,
-            streams,
+            recipe,
+            Streams.seeded(
+                lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), self.device
+            ),
             self.precision,
             held_back,
             self.execution.capture,
         )
-        return training, initial
+
+
+def _news(training: Training) -> str:
+    """Say how far a training is, how it goes, and until when."""
+    row = training.history[-1]
+    left = training.seconds / training.step * (training.steps - training.step)
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+    return (
+        f"epoch {row['epoch']:g}, step {training.step} of {training.steps}, loss {row['loss']:.3f}"
+        f", until about {until}"
+    )
+
+
+def _raising(error: Exception) -> Callable[[Path], dict[str, Any]]:
+    def work(directory: Path) -> dict[str, Any]:
+        raise error
+
+    return work
+
+
+def _digest_of(model: torch.nn.Module) -> str:
+    return array_digest(*(each.cpu().numpy() for each in model.state_dict().values()))
 
 
 def _peak_memory(device: torch.device) -> float:

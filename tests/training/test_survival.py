@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from experiments import planned, prepare_data
+from experiments import command, planned, prepare_data, written
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -215,3 +215,20 @@ def test_a_failed_run_leaves_no_checkpoint(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "build_model", lambda *_: 1 / 0)
     assert set(train_shard([run], tmp_path, data, CPU).values()) == {"failed"}
     assert not path.exists()
+
+
+def test_the_command_leaves_with_a_code_of_its_own(data, tmp_path, monkeypatch):
+    def asked(run, step, steps):
+        if step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr("attrreg.progress.reporter", lambda *_: asked)
+    config = written(tmp_path, SMALL)
+    arguments = ("train", "--config", config, "--results", tmp_path, "--data", data)
+    answer = command(*arguments)
+    assert answer.code == 75
+    assert "SIGUSR1" in answer.err
+    assert f"stored at step 4 of {STEPS} and goes on from there" in answer.err
+    assert "Traceback" not in answer.err
+    monkeypatch.setattr("attrreg.progress.reporter", lambda *_: lambda *at: None)
+    assert command(*arguments).code == 0
