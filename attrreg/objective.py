@@ -43,7 +43,8 @@ class Consistency(parameters.Consistency):
     def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
         """Return the loss; `perturbed` is None where there is no perturbation."""
         perturbed = _given(perturbed)
-        if self.passes == "concatenated":
+        can_be_joined = self.passes == "auto" and getattr(forward, "can_be_joined", False)
+        if self.passes == "concatenated" or can_be_joined:
             clean_logits, perturbed_logits = forward(torch.cat([x, perturbed])).chunk(2)
         else:
             clean_logits, perturbed_logits = forward(x), forward(perturbed)

@@ -414,14 +414,15 @@ class Consistency(Part):
     """Cross-entropy on x plus ``weight`` · KL(f(x) ‖ f(x̃)).
 
     ``detach_clean`` keeps the divergence from changing the clean prediction. ``passes``: clean and
-    perturbed batch one after the other, or concatenated in one pass.
+    perturbed batch one after the other, or concatenated in one pass; ``auto`` concatenates them
+    where no batch norm would mix their statistics and no map has had the clean pass already.
     """
 
     implementation: ClassVar[str] = "attrreg.objective:Consistency"
     name: Literal["consistency"] = "consistency"
     weight: NonNegative = 1.0
     detach_clean: bool = False
-    passes: Literal["separate", "concatenated"] = "separate"
+    passes: Literal["auto", "separate", "concatenated"] = "auto"
 
 
 class Mixture(Part):

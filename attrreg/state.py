@@ -88,6 +88,13 @@ class SharedPass:
         self.model, self._clean = model, clean
         self._logits: Tensor | None = None
 
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether another batch may be computed in one pass with the clean one."""
+        batch_norm = nn.modules.batchnorm._BatchNorm
+        norms = (each for each in self.model.modules() if isinstance(each, batch_norm))
+        return self._logits is None and not any(each.training for each in norms)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of x, in the model's own mode."""
         if x is not self._clean:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from attrreg.objective import Consistency, CrossEntropy, Mixture
+from attrreg.state import SharedPass
 
 
 @pytest.fixture
@@ -88,6 +89,28 @@ def test_concatenated_passes_share_the_statistics_of_a_batch_norm(make_model, ma
     passes.clear()
     Consistency()(model, x, 2 * x, y)
     assert passes == [4, 4]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("plain", [8]), ("small", [4, 4])])
+def test_batches_go_through_in_one_pass_where_no_statistics_mix(
+    name, expected, make_model, make_batch
+):
+    model, passes = make_model(name).train(), []
+    model.register_forward_hook(lambda module, inputs, logits: passes.append(len(inputs[0])))
+    x, y = make_batch(name, n=4)
+    found = Consistency()(SharedPass(model, x), x, 2 * x, y)
+    assert passes == expected
+    separate = Consistency(passes="separate")(SharedPass(model, x), x, 2 * x, y)
+    assert_same_loss(model, found.total, separate.total)
+
+
+def test_a_clean_pass_that_a_map_has_needed_is_not_made_again(case):
+    model, x, perturbed, y = case
+    forward, passes = SharedPass(model, x), []
+    forward(x)
+    model.register_forward_hook(lambda module, inputs, logits: passes.append(len(inputs[0])))
+    Consistency()(forward, x, perturbed, y)
+    assert passes == [6]
 
 
 @pytest.mark.parametrize("passes", ["separate", "concatenated"])
