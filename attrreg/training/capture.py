@@ -46,6 +46,11 @@ class Captured:
         Called after the warm-up: why the step cannot be captured, "" if it can.
     record
         Captures a step and returns what replays it.
+
+    Attributes
+    ----------
+    said
+        ``captured``, or why not.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Captured:
         self._done, self._is_eager = 0, False
         self._inputs: list[Tensor | None] = []
         self._replay: Callable[[], None] | None = None
+        self.said = "too short to be captured"
 
     def __call__(self, *inputs: Tensor | None) -> None:
         """Take a step."""
@@ -96,6 +102,7 @@ class Captured:
                 reason = str(error).partition("\n")[0]
                 for generator, state in zip(self._generators, states, strict=True):
                     generator.set_state(state)
+        self._is_eager = bool(reason)
+        self.said = f"eager: {reason}" if reason else "captured"
         if reason:
-            self._is_eager = True
             log.info("steps are not captured in a CUDA graph: %s", reason)

@@ -207,6 +207,7 @@ class _Work:
             "parameters": sum(each.numel() for each in training.model.parameters()),
             "initial_weights": initial,
             "resumed_at": resumed,
+            "capture": training.capture,
             "cost": {
                 "training_seconds": training.seconds,
                 "seconds_per_step": training.seconds / training.steps,
