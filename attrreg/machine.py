@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import resource
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,12 +14,15 @@ __all__ = [
     "choose_device",
     "choose_precision",
     "free_memory",
+    "peak_memory",
+    "reset_peak_memory",
     "use_deterministic",
     "use_threads",
 ]
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
+OWN_MEMORY = Path("/proc/self/clear_refs")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
 
@@ -52,6 +57,34 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to watch how much memory is in use.
+
+    A process gives back what it has kept of freed memory; what cannot be done outside of Linux and
+    glibc is left.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    if OWN_MEMORY.exists():
+        OWN_MEMORY.write_text("5")  # proc(5): the high-water mark begins anew
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in use since then, in MiB: of the GPU, or of this process.
+
+    Where a process cannot reset its mark, it is that since its start.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if OWN_MEMORY.exists():
+        lines = OWN_MEMORY.with_name("status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def use_deterministic(deterministic: bool, precision: Precision) -> None:

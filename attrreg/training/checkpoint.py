@@ -59,6 +59,7 @@ def save_checkpoint(training: Training, path: Path, digest: str) -> None:
         "digest": digest,
         "step": training.step,
         "seconds": training.seconds,
+        "device_seconds": training.device_seconds,
         "history": training.history,
         "best_rank": training.best_rank,
         "measured": training.measured,
@@ -126,6 +127,7 @@ def _restore(training: Training, facts: dict[str, Any], found: dict[str, Tensor]
     training.memory = memory
     training.best_rank = (facts["best_rank"][0], facts["best_rank"][1])
     training.step, training.seconds = facts["step"], facts["seconds"]
+    training.device_seconds = facts["device_seconds"]
     training.history, training.measured = facts["history"], facts["measured"]
 
 

@@ -98,8 +98,9 @@ class Training:
         A row per pass over the training set, with ``epoch`` and ``step`` reached,
         ``learning_rate``, and the means of ``loss`` and its parts over the steps of the row. The
         parts are accumulated on the device and read once per row.
-    seconds
-        Wall-clock time of all steps.
+    seconds, device_seconds
+        Wall-clock time of all steps, and how long the device worked: of a CPU the processor time of
+        all threads, of a GPU the same wall-clock time, since nobody else has it meanwhile.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Training:
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.factor = learning_rate_factor(recipe.schedule, self.steps)
         self.bounds = input_bounds(data.mean, data.deviation)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.device_seconds = 0, 0.0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}
         self.memory: dict[str, Any] = {}
@@ -156,10 +157,12 @@ class Training:
         Diverged
             The mean loss of a row is not finite.
         """
-        begun = time.perf_counter() - self.seconds
+        clock = time.perf_counter if self.data.y.is_cuda else time.process_time
+        begun, device_begun = time.perf_counter() - self.seconds, clock() - self.device_seconds
         with closing(self.stepwise()) as steps:
             for _ in steps:
                 self.seconds = time.perf_counter() - begun
+                self.device_seconds = clock() - device_begun
                 after_step(self)
         if self.best:
             self.model.load_state_dict(self.best)

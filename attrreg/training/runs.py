@@ -1,7 +1,6 @@
 """A run from its description to its directory, and a shard of them one after another."""
 
 import logging
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from attrreg.machine import (
     Precision,
     choose_precision,
     free_memory,
+    peak_memory,
+    reset_peak_memory,
     use_deterministic,
 )
 from attrreg.method import build
@@ -178,8 +179,7 @@ class _Work:
                 training = self.prepared(self.run.composition, recipe)
             else:
                 log.info("%s goes on at step %d", self.run.name, training.step)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         resumed, last, told = training.step, time.monotonic(), time.monotonic()
 
         def after_step(training: Training) -> None:
@@ -210,8 +210,9 @@ class _Work:
             "capture": training.capture,
             "cost": {
                 "training_seconds": training.seconds,
+                "device_seconds": training.device_seconds,
                 "seconds_per_step": training.seconds / training.steps,
-                "peak_memory_mb": _peak_memory(self.device),
+                "peak_memory_mb": peak_memory(self.device),
                 **_step_means(training.history, ("masked_area", "energy")),
             },
         }
@@ -286,13 +287,6 @@ def _raising(error: Exception) -> Callable[[Path], dict[str, Any]]:
 
 def _digest_of(model: torch.nn.Module) -> str:
     return array_digest(*(each.cpu().numpy() for each in model.state_dict().values()))
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Return the most memory that was in use, in MiB: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _step_means(history: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,43 @@
+"""What a process knows of its machine."""
+
+import platform
+
+import pytest
+import torch
+
+from attrreg.machine import free_memory, peak_memory, reset_peak_memory, use_threads
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux resets a high-water mark")
+def test_a_run_does_not_inherit_the_memory_of_the_one_before():
+    use_threads(1)
+    reset_peak_memory(CPU)
+    before = peak_memory(CPU)
+    large = torch.ones(400 * MIB // 4)
+    del large
+    assert peak_memory(CPU) > before + 300
+    reset_peak_memory(CPU)
+    assert peak_memory(CPU) < before + 300
+    large = torch.ones(400 * MIB // 4)
+    assert peak_memory(CPU) > before + 300
+    del large
+
+
+def test_memory_is_left():
+    assert 2**24 < free_memory(CPU) < 2**50
+
+
+def test_freed_memory_stays_with_the_process():
+    threads = torch.get_num_threads()
+    use_threads(1)
+    assert torch.get_num_threads() == 1
+    large = torch.ones(200 * MIB // 4)
+    place = large.data_ptr()
+    del large
+    again = torch.ones(200 * MIB // 4)
+    if platform.libc_ver()[0] == "glibc":
+        assert again.data_ptr() == place
+    torch.set_num_threads(threads)
