@@ -46,6 +46,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from attrreg import catalogue, parameters
 from attrreg.objective import Loss
@@ -110,6 +111,12 @@ class Method:
             return self.objective(SharedPass(model, x), x, None, y)
         parts = parameters.chain(self.attribution)
         shares = any(getattr(part, "forward_pass", "") == "training" for part in parts)
+        if shares and getattr(model, "static_graph", False):
+            raise ValueError(
+                "a map with forward_pass 'training' goes backward through the training pass, after "
+                "which DistributedDataParallel(static_graph=True) leaves gradients unaveraged: set "
+                "static_graph=False, or forward_pass 'evaluation'"
+            )
         x = x.requires_grad_() if shares else x
         forward = SharedPass(model, x)
         state = replace(state, forward=forward)
@@ -138,6 +145,8 @@ class Method:
         if self.perturbation is None:
             raise ValueError("this method does not perturb its input")
         state = state or State()
+        # each process explains its own shard: nothing to synchronise, and no reducer to disturb
+        model = model.module if isinstance(model, DistributedDataParallel) else model
         own = None
         if isinstance(self.attribution, parameters.Control):
             own, relevance = self.attribution.maps(model, x, y, state)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrreg import parameters
+from attrreg.attribution.guards import eager
 
 __all__ = ["Consistency", "CrossEntropy", "Loss", "Mixture"]
 
@@ -32,7 +33,7 @@ class CrossEntropy(parameters.CrossEntropy):
     def __call__(self, forward: Forward, x: Tensor, perturbed: Tensor | None, y: Tensor) -> Loss:
         """Return the loss; `perturbed` is None where there is no perturbation."""
         with _dropping(forward, self.dropout):
-            logits = forward(_given(perturbed) if self.on == "perturbed" else x)
+            logits = _single(forward(_given(perturbed) if self.on == "perturbed" else x))
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         return Loss(loss, {"accuracy": _accuracy(logits, y)})
 
@@ -45,9 +46,9 @@ class Consistency(parameters.Consistency):
         perturbed = _given(perturbed)
         can_be_joined = self.passes == "auto" and getattr(forward, "can_be_joined", False)
         if self.passes == "concatenated" or can_be_joined:
-            clean_logits, perturbed_logits = forward(torch.cat([x, perturbed])).chunk(2)
+            clean_logits, perturbed_logits = _single(forward(torch.cat([x, perturbed]))).chunk(2)
         else:
-            clean_logits, perturbed_logits = forward(x), forward(perturbed)
+            clean_logits, perturbed_logits = _single(forward(x)), _single(forward(perturbed))
         entropy = F.cross_entropy(clean_logits, y)
         clean = clean_logits.detach() if self.detach_clean else clean_logits
         divergence = F.kl_div(
@@ -71,7 +72,7 @@ class Mixture(parameters.Mixture):
         """Return the loss; `perturbed` is None where there is no perturbation."""
         share = self.perturbed_share
         weighted = [
-            (weight, forward(batch))
+            (weight, _single(forward(batch)))
             for weight, batch in ((1 - share, x), (share, _given(perturbed)))
             if weight > 0
         ]
@@ -98,9 +99,15 @@ def _dropping(forward: Forward, share: float) -> Iterator[None]:
 
     hook = layers[-1].register_forward_pre_hook(drop)
     try:
-        yield
+        with eager(model):  # compiled code does not look for hooks again
+            yield
     finally:
         hook.remove()
+
+
+def _single(logits: Tensor) -> Tensor:
+    """Return logits in single precision at least: losses of half precision are mostly rounding."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -89,6 +89,11 @@ class Selection(Strict):
         """Return how many of the samples are trained on."""
         if self.name == "last":
             return train_size
+        if train_size < 2:
+            raise ValueError(
+                f"selection 'best' holds back a share of the training samples, found {train_size} "
+                "of them: give 2 or more, or selection 'last'"
+            )
         return max(1, train_size - max(1, round(self.held_back * train_size)))
 
 
@@ -116,6 +121,10 @@ class Recipe(Strict):
             found = "neither" if self.steps is None else "both"
             raise ValueError(f"give the training length as 'steps' or as 'epochs', found {found}")
         return self
+
+    def run_steps(self, train_size: int) -> int:
+        """Return the number of steps of a run, which may hold back some of its samples."""
+        return self.total_steps(self.selection.kept(train_size))
 
     def total_steps(self, train_size: int) -> int:
         """Return the number of optimiser steps for a training set of that size."""

@@ -28,7 +28,6 @@ def showing(stage: str, runs: int) -> Iterator[Report]:
         BarColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
 

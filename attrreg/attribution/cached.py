@@ -85,7 +85,7 @@ class Cached(parameters.Cached):
                     "dict in every step, from epoch 0 on"
                 )
             there = torch.zeros(state.size, dtype=torch.bool)
-            state.memory[slot(self)] = Kept(x.detach().new_zeros(shape), there)
+            state.memory[slot(self)] = (x.detach().new_zeros(shape), there)
         kept = Kept(*state.memory[slot(self)])
         if kept.maps.shape != shape:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -132,17 +133,20 @@ class Training:
             self.format = torch.channels_last
             model.to(memory_format=torch.channels_last)
         self._at = torch.empty(0, dtype=torch.int64)
-        self._work: Callable[..., None] = self._compute
+        self._work: Captured | None = None
         if capture and data.y.is_cuda:
-            generators = list(streams.drawn.values())
-            self._work = Captured(self._compute, generators, self._against_capture)
+            self._work = Captured(
+                _weakly(self._compute),
+                list(streams.drawn.values()),
+                _weakly(self._against_capture),
+            )
         torch.manual_seed(streams.dropout)
 
     @property
     def capture(self) -> str:
         """``captured`` if steps are replayed from a CUDA graph, or why they are not."""
         asked = "eager: no GPU" if not self.data.y.is_cuda else "eager: as the settings say"
-        return self._work.said if isinstance(self._work, Captured) else asked
+        return self._work.said if self._work is not None else asked
 
     def run(self, after_step: Callable[["Training"], None] = lambda training: None) -> None:
         """Train to the end.
@@ -189,7 +193,7 @@ class Training:
         """Take one step, without waiting for the device."""
         set_learning_rate(self.optimizer, self._rate())
         self._at = batch.indices
-        self._work(batch.x, batch.y, batch.region)
+        (self._work or self._compute)(batch.x, batch.y, batch.region)
 
     def _compute(self, images: Tensor, y: Tensor, region: Tensor | None) -> None:
         """Do what a step does on the device."""
@@ -226,8 +230,8 @@ class Training:
 
     def _against_capture(self) -> str:
         """Return why a step cannot be replayed, "" if it can."""
-        kept = [name for name in self.memory if name != "untrained"]
-        return f"a part of the method keeps something between steps ({kept[0]})" if kept else ""
+        kept = _kept(self.memory)
+        return f"a part of the method keeps something between steps ({kept})" if kept else ""
 
     def _rate(self) -> float:
         return self.recipe.optimizer.learning_rate * self.factor(self.step)
@@ -273,6 +277,29 @@ class Training:
                 name: value.detach().clone() for name, value in self.model.state_dict().items()
             }
         self.measured = self.step
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a bound method that does not keep its object alive.
+
+    A training that held itself would wait for the garbage collector, its model and data with it.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        bound = reference()
+        return None if bound is None else bound(*arguments)
+
+    return call
+
+
+def _kept(memory: dict[str, Any]) -> str:
+    """Return the slot of something that may change from step to step, "" if nothing does."""
+    for slot, value in memory.items():
+        inside = _kept(value) if isinstance(value, dict) else slot
+        if slot != "untrained" and inside:  # a copy of the model that stays as it is
+            return inside
+    return ""
 
 
 HELD_BACK = ("held_back_accuracy", "held_back_nll")

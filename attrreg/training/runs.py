@@ -236,7 +236,7 @@ class _Work:
         """Return the recipe, its length measured where the run asks for that."""
         if self.run.matched is None:
             return self.run.recipe
-        steps = round(budget["ratio"] * self.run.matched[1].total_steps(self.run.train_size))
+        steps = round(budget["ratio"] * self.run.matched[1].run_steps(self.run.train_size))
         return self.run.recipe.model_copy(update={"steps": max(1, steps), "epochs": None})
 
     def prepared(self, composition: Composition, recipe: Recipe) -> Training:
