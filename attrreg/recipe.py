@@ -1,5 +1,6 @@
 """How a model is trained, apart from the method: the typed recipe."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -103,7 +104,8 @@ class Recipe(Strict):
     The length is given in ``steps`` or in ``epochs``. Small training sets need steps: an epoch of
     50 samples is hardly two of them. ``precision`` is that of forward and backward passes:
     ``bfloat16`` is mixed, ``tf32`` lets GPUs round the factors of products, ``auto`` is mixed on
-    GPUs that have it and float32 elsewhere. Maps are always made in float32.
+    GPUs that have it and float32 elsewhere. Maps are made in float32 (that of a shared training
+    pass, as in `sgt-shared`, in the precision of the pass).
     """
 
     steps: Count | None = None
@@ -131,4 +133,4 @@ class Recipe(Strict):
         if self.steps is not None:
             return self.steps
         batch = min(self.batch_size, train_size)
-        return max(1, round((self.epochs or 0) * train_size / batch))
+        return max(1, math.floor((self.epochs or 0) * train_size / batch + 0.5))

@@ -140,7 +140,6 @@ class Training:
                 list(streams.drawn.values()),
                 _weakly(self._against_capture),
             )
-        torch.manual_seed(streams.dropout)
 
     @property
     def capture(self) -> str:
@@ -174,6 +173,8 @@ class Training:
     def stepwise(self) -> Generator[None]:
         """Take one step after the other, each when it is asked for; errors as in `run`."""
         self.model.train()
+        if self.step == 0:  # otherwise the stream goes on where the checkpoint left it
+            torch.manual_seed(self.streams.dropout)
         with closing(self._batches()) as batches:
             for batch in batches:
                 self._take(batch)
@@ -231,6 +232,9 @@ class Training:
     def _against_capture(self) -> str:
         """Return why a step cannot be replayed, "" if it can."""
         kept = _kept(self.memory)
+        for group in self.optimizer.param_groups:
+            if "capturable" in group:  # AdamW asks for it, and warns where nothing is captured
+                group["capturable"] = not kept
         return f"a part of the method keeps something between steps ({kept})" if kept else ""
 
     def _rate(self) -> float:
@@ -270,7 +274,8 @@ class Training:
             row |= {name: self.history[-2][name] for name in HELD_BACK}
             return
         row |= _quality(self.model, held_back, self.autocast)
-        rank = row["held_back_accuracy"], -row["held_back_nll"]
+        nll = row["held_back_nll"]
+        rank = row["held_back_accuracy"], -math.inf if math.isnan(nll) else -nll
         if not self.best or rank > self.best_rank:
             self.best_rank = rank
             self.best = {

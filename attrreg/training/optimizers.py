@@ -13,6 +13,14 @@ from attrreg.recipe import SGD, AdamW, Schedule
 __all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rate"]
 
 
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
 def make_optimizer(model: nn.Module, settings: SGD | AdamW) -> torch.optim.Optimizer:
     """Return the optimiser of a model's parameters, its updates fused where torch can.
 
@@ -26,9 +34,15 @@ def make_optimizer(model: nn.Module, settings: SGD | AdamW) -> torch.optim.Optim
     options: dict[str, Any] = {"lr": rate, "weight_decay": settings.weight_decay, "fused": True}
     groups: list[dict[str, Any]] = [{"params": trained}]
     if settings.decay == "weights":
+        spared = {
+            parameter
+            for module in model.modules()
+            for parameter in module.parameters(recurse=False)
+            if parameter.ndim <= 1 or isinstance(module, NORMS)
+        }
         groups = [
-            {"params": [each for each in trained if each.ndim > 1]},
-            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+            {"params": [each for each in trained if each not in spared]},
+            {"params": [each for each in trained if each in spared], "weight_decay": 0.0},
         ]
     if isinstance(settings, SGD):
         return torch.optim.SGD(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from attrreg import catalogue, models
-from attrreg.cells import Run
+from attrreg.cells import Run, part_modules
 from attrreg.data.device import TrainingSet
 from attrreg.data.sources import Pool, read_pool
 from attrreg.data.subsets import read_subset
@@ -28,7 +28,7 @@ from attrreg.machine import (
 )
 from attrreg.method import build
 from attrreg.parameters import Composition
-from attrreg.provenance import array_digest, digest, stream_seed
+from attrreg.provenance import array_digest, digest, source_digest, stream_seed
 from attrreg.recipe import Recipe
 from attrreg.records import Outcome, record_work
 from attrreg.training.budget import STEPS, cost_ratio
@@ -98,6 +98,8 @@ def train_shard(
     outcomes: dict[Run, Outcome] = {}
     with listening() as asked_to_stop:
         for run in runs:
+            if asked := asked_to_stop():
+                raise Interrupted(f"{asked}: stopped before {run.name}; start it again to go on")
             pool = pools[run.dataset]
             subset = read_subset(data, run.dataset, run.seed, run.train_size, pool.images.y)
             work = _Work(run, pool, subset, results, device, execution)
@@ -190,7 +192,9 @@ class _Work:
                 log.info("%s: %s", self.run.name, _news(training))
                 told = now
             is_due = now - last >= self.execution.checkpoint_seconds
-            if training.step < training.steps and (asked or is_due):
+            if training.step == training.steps:
+                return  # what has ended is recorded first
+            if asked or is_due:
                 save_checkpoint(training, stored, digest)
                 last = time.monotonic()
             if asked:
@@ -223,12 +227,17 @@ class _Work:
             return {}
         run, (other, _) = self.run, self.run.matched
         batch = min(run.recipe.batch_size, run.train_size)
-        described = [each.model_dump(mode="json") for each in (run.composition, other)]
         trial = run.recipe.model_copy(update={"steps": STEPS, "epochs": None})
+        modules = {module for each in (run.composition, other) for module in part_modules(each)}
+        described = [
+            *(each.model_dump(mode="json") for each in (run.composition, other, trial)),
+            *(run.base, run.options, run.dataset, batch, self.device.type, self.precision),
+            source_digest("attrreg.training.runs", *sorted(modules)),
+        ]
         name = f"{path_name(run.method)}--{path_name(run.model)}--{path_name(run.dataset)}--{batch}"
         return cost_ratio(
             self.results / "costs" / f"{name}.json",
-            digest([*described, run.model, run.dataset, batch, self.device.type, self.precision]),
+            digest(described),
             lambda: (self.prepared(other, trial), self.prepared(run.composition, trial)),
         )
 

@@ -68,6 +68,14 @@ def test_another_ratio_is_another_run(data, tmp_path, monkeypatch):
     assert read_record(tmp_path / "runs" / run.path)["steps"] == 12
 
 
+def test_another_model_of_the_same_name_is_measured_anew(data, tmp_path, monkeypatch):
+    done = measuring(monkeypatch, 2.0)
+    for layers in ([1, 1, 1, 1], [1, 1, 1, 2]):
+        model = {"name": "net", "base": "resnet10-narrow", "options": {"layers": layers}}
+        train_shard(of("as-long-as-sgt", **{"grid.models": [model]})[:1], tmp_path, data, CPU)
+    assert len(done) == 2
+
+
 def test_a_measured_step_of_sgt_costs_more_than_a_plain_one(data, tmp_path):
     run = of("as-long-as-sgt")[0]
     train_shard([run], tmp_path, data, CPU)

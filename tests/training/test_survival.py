@@ -143,6 +143,23 @@ def test_a_second_signal_does_what_it_always_does():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_in_the_last_step_lets_the_run_end_and_stops_before_the_next(data, tmp_path):
+    first, second = (
+        run
+        for run in planned(SMALL | {"grid.methods": ["baseline", "sgt"]}).runs
+        if run.method == "baseline"
+    )
+
+    def report(run, step, steps):
+        if step == steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=f"SIGTERM: stopped before {second.name}"):
+        train_shard([first, second], tmp_path, data, CPU, report=report)
+    assert read_record(tmp_path / "runs" / first.path)["status"] == "finished"
+    assert read_record(tmp_path / "runs" / second.path) is None
+
+
 def left_behind(folder, data, run, step=5):
     """Return the checkpoint of a training that was asked to stop."""
 
