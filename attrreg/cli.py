@@ -109,6 +109,49 @@ def subset(
 
 
 @app.command()
+def tune(
+    config: Config,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The tuned file; else <config>-tuned.yaml.")
+    ] = None,
+    results: Results = RESULTS,
+    data: Data = DATA,
+    threads: Threads = 1,
+) -> None:
+    """Choose parameters of every method on the validation split, as many trials for each."""
+    from attrreg.config import read_experiment
+    from attrreg.files import write_rows, writing
+    from attrreg.machine import choose_device, use_threads
+    from attrreg.terminal import showing
+    from attrreg.tuned import chosen, studies, tuned_content, write_experiment
+    from attrreg.tuning import tune as work
+    from attrreg.yaml_files import read_mapping
+
+    experiment, target = read_experiment(config), output or config.with_stem(f"{config.stem}-tuned")
+    if target.resolve() == config.resolve():
+        raise ValueError(f"--output {target} is the file that is tuned: give another")
+    planned, folder = studies(experiment), results / experiment.name
+    for study in planned:
+        print(f"{study.run.method}: {study.tuning.trials} trials of {', '.join(study.domains)}")
+    use_threads(threads)
+    execution = experiment.execution
+    device = choose_device(execution.device)
+    with showing("tuning", sum(study.tuning.trials for study in planned)) as show:
+        found = list(work(planned, folder, data, device, execution, show))
+    rows, table = chosen(found), folder / "tuning" / "chosen.csv"
+    with writing(table) as temporary:
+        write_rows(temporary, rows)
+    head = f"Written by `attrreg tune` from {config}; what was tried is in {folder / 'tuning'}."
+    write_experiment(target, tuned_content(read_mapping(config), experiment, found), head)
+    for row in rows:
+        said = "every trial failed" if row["chosen"] is None else row["values"]
+        print(f"{row['method']}: {row['steps']} steps spent; {said}")
+    print(f"wrote {table} and {target}")
+    if any(row["chosen"] is None for row in rows):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def train(
     config: Config,
     shard: ShardName = "",

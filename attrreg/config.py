@@ -1,6 +1,7 @@
 """The experiment file: typed, checked before anything runs, and explained when it is wrong."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +23,7 @@ from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe, Strict
 from attrreg.statistics.design import clusters_needed, smallest_p
+from attrreg.tuning_settings import Tuning
 from attrreg.yaml_files import ConfigError, read_mapping
 
 __all__ = ["ConfigError", "Experiment", "json_schema", "notices", "read_experiment"]
@@ -290,6 +292,7 @@ class Experiment(Strict):
     statistics: Statistics = Statistics()
     figures: tuple[catalogue.Figure, ...] = catalogue.FIGURES
     execution: Execution = Execution()
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _comparisons_can_be_made(self) -> "Experiment":
@@ -306,6 +309,7 @@ class Experiment(Strict):
                 )
         methods = [_name(method) for method in self.grid.methods]
         self._lengths_are_known(methods)
+        self._classes_are_trained()
         for reference in self.statistics.references:
             if reference not in methods:
                 raise ValueError(
@@ -313,6 +317,10 @@ class Experiment(Strict):
                     + catalogue.unknown("method", reference, methods).removeprefix("unknown ")
                     + "; references must be among grid.methods"
                 )
+        if self.tuning is not None:
+            axes = {**dict(self.grid), "models": list(self.models())}
+            parts, recipes = self.compositions(), self.recipes()
+            self.tuning.check(axes, {name: (parts[name], recipes[name]) for name in methods})
         return self
 
     def compositions(self) -> dict[str, Composition]:
@@ -358,6 +366,18 @@ class Experiment(Strict):
                     f"method {name!r} has budget.matched: {other!r}, whose own length is measured: "
                     "give a method with a length of its own"
                 )
+
+    def _classes_are_trained(self) -> None:
+        for name, recipe in self.recipes().items():
+            for dataset, size in product(self.grid.datasets, self.grid.train_sizes):
+                kept, classes = recipe.selection.kept(size), catalogue.dataset(dataset).classes
+                if kept < classes:
+                    raise ValueError(
+                        f"method {name!r}: recipe.selection holds back {size - kept} of {size} "
+                        f"training samples, which leaves {kept} for the {classes} classes of "
+                        f"{dataset!r}: give larger train_sizes, a smaller held_back, or "
+                        "selection: {name: last}"
+                    )
 
     def _check_recipe(self, method: NamedMethod) -> None:
         try:

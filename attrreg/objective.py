@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrreg import parameters
-from attrreg.attribution.guards import eager
+from attrreg.state import eager
 
 __all__ = ["Consistency", "CrossEntropy", "Loss", "Mixture"]
 

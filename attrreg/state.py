@@ -1,6 +1,7 @@
 """What a training step knows beside model, inputs and labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Movement", "SharedPass", "State", "slot"]
+__all__ = ["Movement", "SharedPass", "State", "eager", "slot"]
 
 
 class Movement(Protocol):
@@ -75,6 +76,17 @@ class State:
 def slot(part: Any) -> str:
     """Return the name under which a part keeps things: its parameters tell it from others."""
     return str(part.model_dump_json())
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run what ``torch.compile`` has compiled as it was written; nothing else is touched."""
+    compiled = any(
+        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+        for module in model.modules()
+    )
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 class SharedPass:

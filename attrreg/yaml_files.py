@@ -49,7 +49,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 # The keys that are true or false.
-SWITCHES = ("nesterov", "flip", "detach_clean")
+SWITCHES = ("nesterov", "flip", "detach_clean", "deterministic", "capture", "tuned", "log")
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -29,10 +29,11 @@ from attrreg.attribution.explained import (
     weights,
 )
 from attrreg.attribution.gradients import explain_by_gradient, per_channel
-from attrreg.attribution.guards import UnsupportedOperation, eager, untouched
+from attrreg.attribution.guards import UnsupportedOperation, untouched
 from attrreg.attribution.interception import Interception
 from attrreg.attribution.operations import OPERATIONS, QUERIES
 from attrreg.attribution.rules import Rule, resolve_rule
+from attrreg.state import eager
 
 __all__ = ["Ledger", "Output", "Target", "ledger", "relevance"]
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -13,7 +13,6 @@ __all__ = [
     "Graph",
     "UnsupportedOperation",
     "custom_function",
-    "eager",
     "evaluating",
     "module_path",
     "untouched",
@@ -134,17 +133,6 @@ def module_path(paths: Mapping[int, str]) -> str:
             if path is not None:
                 return path
     return ""
-
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Run what ``torch.compile`` has compiled as it was written; nothing else is touched."""
-    compiled = any(
-        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
-        for module in model.modules()
-    )
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-        yield
 
 
 def custom_function() -> str:

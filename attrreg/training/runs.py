@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from attrreg.training.budget import STEPS, cost_ratio
 from attrreg.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from attrreg.training.engine import Streams, Training
 
-__all__ = ["build_model", "train_shard"]
+__all__ = ["build_model", "prepare", "resident_or_streaming", "train_shard"]
 
 Report = Callable[[Run, int, int], None]
 EXECUTION = Execution()
@@ -250,30 +250,41 @@ class _Work:
 
     def prepared(self, composition: Composition, recipe: Recipe) -> Training:
         """Return a training of the run's model and subset before its first step."""
-        use_deterministic(self.execution.deterministic, self.precision)
-        run, pool, images = self.run, self.pool, self.pool.images.x[self.subset]
-        whole = TrainingSet.on(
-            self.device,
-            images,
-            pool.images.y[self.subset],
-            pool.mean,
-            pool.deviation,
-            streams=images.nbytes > self.execution.resident_share * free_memory(self.device),
-        )
-        kept = recipe.selection.kept(len(whole))
-        trained_on, held_back = whole.split(kept) if kept < len(whole) else (whole, None)
-        return Training(
-            build_model(run, self.device),
-            build(composition),
-            trained_on,
-            recipe,
-            Streams.seeded(
-                lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), self.device
-            ),
-            self.precision,
-            held_back,
-            self.execution.capture,
-        )
+        run = replace(self.run, composition=composition, recipe=recipe)
+        return prepare(run, self.pool, self.subset, self.device, self.execution)
+
+
+def prepare(
+    run: Run, pool: Pool, subset: np.ndarray, device: torch.device, execution: Execution
+) -> Training:
+    """Return the training of a run on a subset of its pool, before its first step."""
+    precision = choose_precision(run.recipe.precision, device)
+    use_deterministic(execution.deterministic, precision)
+    whole = resident_or_streaming(
+        device, execution, pool, pool.images.x[subset], pool.images.y[subset]
+    )
+    kept = run.recipe.selection.kept(len(whole))
+    trained_on, held_back = whole.split(kept) if kept < len(whole) else (whole, None)
+    return Training(
+        build_model(run, device),
+        build(run.composition),
+        trained_on,
+        run.recipe,
+        Streams.seeded(
+            lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), device
+        ),
+        precision,
+        held_back,
+        execution.capture,
+    )
+
+
+def resident_or_streaming(
+    device: torch.device, execution: Execution, pool: Pool, x: np.ndarray, y: np.ndarray
+) -> TrainingSet:
+    """Return samples, normalised as the pool, on a device if they leave enough of its memory."""
+    streams = x.nbytes > execution.resident_share * free_memory(device)
+    return TrainingSet.on(device, x, y, pool.mean, pool.deviation, streams=streams)
 
 
 def _news(training: Training) -> str:

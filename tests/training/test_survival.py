@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 
@@ -249,3 +250,14 @@ def test_the_command_leaves_with_a_code_of_its_own(data, tmp_path, monkeypatch):
     assert "Traceback" not in answer.err
     monkeypatch.setattr("attrreg.progress.reporter", lambda *_: lambda *at: None)
     assert command(*arguments).code == 0
+
+
+def test_a_long_training_says_how_far_it_is(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(training, "TELLING", 0)
+    run = run_of("challenger")
+    with caplog.at_level(logging.INFO):
+        train_shard([run], tmp_path, data, CPU)
+    assert re.search(
+        rf"{run.name}: epoch 2, step \d+ of {STEPS}, loss [\d.]+, until about \d\d:\d\d:\d\d",
+        caplog.text,
+    )

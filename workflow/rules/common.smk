@@ -8,6 +8,7 @@ from attrreg import catalogue
 from attrreg.config import ConfigError, read_experiment
 from attrreg.plan import evaluation_digest, make_plan
 from attrreg.provenance import digest, source_digest
+from attrreg.tuned import quoted
 
 EXPERIMENT = Path(config.get("experiment", "configs/demo.yaml"))
 RESULTS = Path(config.get("results", "results"))
@@ -27,6 +28,7 @@ config["size"] = f"{len(PLAN.runs)} runs, {len(PLAN.experiment.grid.seeds)} seed
 config["methods"] = "\n".join(
     f"* {catalogue.label(name)}" for name in PLAN.experiment.compositions()
 )
+config["tuning"] = quoted(PLAN.experiment)
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
 TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]
