@@ -17,7 +17,8 @@ class Execution(Strict):
     device
         ``auto`` takes the GPU where there is one.
     shard_seconds
-        About how long one process works; small cells share one.
+        About how long one process works; small cells share one. Starting the two processes of a
+        shard (training, evaluation) costs about seven seconds.
     checkpoint_seconds
         How often a training is stored, so that a kill costs no more than this.
     resident_share
@@ -31,7 +32,7 @@ class Execution(Strict):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    shard_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    shard_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 180.0
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     resident_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     deterministic: bool = False

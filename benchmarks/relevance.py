@@ -21,7 +21,7 @@ import timm
 import torch
 import torchvision
 import zennit.composites
-from timing import RESULTS, against, peak, stepper, write
+from timing import RESULTS, against, as_trained, chosen, peak, stepper, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zennit.rules import Epsilon
@@ -54,19 +54,14 @@ def main() -> None:
     size, n = arguments.image_size, arguments.batch_size
     x = torch.randn(n, 3, size, size).clamp_(-BOUND, BOUND).to(device, dtype)
     y = torch.randint(10, (n,)).to(device)
-    model = _as_trained(_created(arguments.model, size))
+    model = as_trained(_created(arguments.model, size))
     shape = f"{n}x3x{size}"
     is_budgeted = device.type == "cpu" and dtype == torch.float32 and arguments.threads == 1
     budgets = BUDGETS.get((arguments.model, shape), {}) if is_budgeted else {}
     rows: list[dict[str, Any]] = []
     kind = f"{arguments.model}-{device.type}" + ("" if dtype == torch.float32 else "-bfloat16")
     work = list(_work(arguments.model, model.to(device, dtype), x, y))
-    wanted = arguments.only or [name for name, _, _ in work]
-    if unknown := set(wanted) - {name for name, _, _ in work}:
-        raise SystemExit(
-            f"--only names no row: {', '.join(sorted(unknown))}; "
-            f"rows are {', '.join(name for name, _, _ in work)}"
-        )
+    wanted = chosen(arguments.only, [name for name, _, _ in work])
     for name, run, plain in work:
         if name not in wanted:
             continue
@@ -110,7 +105,7 @@ def _work(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Work]:
         twin = known(num_classes=10)
         if x.shape[-1] <= SMALL_IMAGE:
             use_small_stem(twin)
-        _as_trained(twin).to(x.device, x.dtype)
+        as_trained(twin).to(x.device, x.dtype)
         yield from _zennit(" (torchvision)", twin, _plain(twin, x, y), x, y)
 
 
@@ -120,23 +115,6 @@ def _created(name: str, size: int) -> nn.Module:
         return models.create(name, **given, img_size=size)
     except TypeError:  # not built for one size
         return models.create(name, **given)
-
-
-def _as_trained(model: nn.Module) -> nn.Module:
-    """Give batch norms values as training does: timm starts the last of each block with weight 0.
-
-    Where all contributions are zero some rules take another way.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                (module.weight, 0.5, 1.5),
-                (module.running_var, 0.5, 1.5),
-                (module.bias, -0.2, 0.2),
-                (module.running_mean, -0.2, 0.2),
-            ):
-                nn.init.uniform_(values, low, high)
-    return model
 
 
 def _plain(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:

@@ -5,7 +5,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,38 @@ from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[], object]
+
+
+def chosen(only: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """Return the names of rows that are asked for, in their order; without `only` all of them.
+
+    Raises
+    ------
+    SystemExit
+        A name of no row.
+    """
+    if unknown := set(only or ()) - set(known):
+        raise SystemExit(
+            f"--only names no row: {', '.join(sorted(unknown))}; rows are {', '.join(known)}"
+        )
+    return [name for name in known if not only or name in only]
+
+
+def as_trained(model: nn.Module) -> nn.Module:
+    """Give batch norms values as training does: timm starts the last of each block with weight 0.
+
+    Where all contributions are zero some rules take another way.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.running_var, 0.5, 1.5),
+                (module.bias, -0.2, 0.2),
+                (module.running_mean, -0.2, 0.2),
+            ):
+                nn.init.uniform_(values, low, high)
+    return model
 
 
 def stepper(model: nn.Module) -> Callable[[Callable[[], Tensor]], None]:
@@ -45,7 +77,7 @@ def against(run: Run, plain: Run, repeats: int, device: torch.device) -> dict[st
             times[number, place] = _seconds((run, plain)[place], device)
     ratios = times[:, 0] / times[:, 1]
     spread_low, middle, spread_high = np.quantile(ratios, (0.025, 0.5, 0.975))
-    low, high = _median_interval(ratios)
+    low, high = median_interval(ratios)
     return {
         "ratio": round(float(middle), 3),
         "low": round(low, 3),
@@ -55,6 +87,14 @@ def against(run: Run, plain: Run, repeats: int, device: torch.device) -> dict[st
         "milliseconds": round(float(np.median(times[:, 0])) * 1000, 2),
         "repeats": repeats,
     }
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of the median."""
+    generator = np.random.default_rng(0)
+    medians = np.median(generator.choice(values, (2000, len(values))), axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def peak(run: Run, device: torch.device) -> float:
@@ -117,11 +157,3 @@ def _seconds(run: Run, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - begun
-
-
-def _median_interval(ratios: np.ndarray) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of the median."""
-    generator = np.random.default_rng(0)
-    medians = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)

@@ -229,9 +229,18 @@ class Movement:
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the images (n, channels, height, width), moved."""
-        if self.offsets is not None:
-            images = self._cropped(F.pad(images, (self.padding,) * 4), self.offsets)
-        return self._flip(images)
+        if self.offsets is None:
+            return self._flip(images)
+        padded = F.pad(images, (self.padding,) * 4)
+        row, column = (
+            corner.unsqueeze(1) + torch.arange(size, device=images.device)
+            for corner, size in zip(self.offsets, images.shape[-2:], strict=True)
+        )
+        if self.flipped is not None:
+            column = torch.where(self.flipped.unsqueeze(1), column.flip(1), column)
+        places = (row * padded.shape[-1]).unsqueeze(2) + column.unsqueeze(1)
+        of_each = places.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+        return padded.flatten(2).gather(2, of_each).view_as(images)
 
     def apply_to_regions(self, regions: Tensor | None) -> Tensor | None:
         """Return regions (n, height, width) moved with their images; zero in the padding."""

@@ -9,7 +9,6 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from scipy.special import stdtrit
 
 from attrreg.figures.gaps import (
     Gap,
@@ -124,6 +123,8 @@ def ece_by_train_size(
 
 def t_interval(values: numpy.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Return the two-sided t interval of the mean of (S,) values; the mean twice if S is 1."""
+    from scipy.special import stdtrit  # only these figures need scipy
+
     mean = float(numpy.mean(values))
     if len(values) < 2:
         return mean, mean

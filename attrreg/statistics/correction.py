@@ -1,7 +1,6 @@
 """Corrections of p for the number of comparisons made."""
 
 import numpy as np
-from scipy import stats
 
 from attrreg.statistics.choices import check_choice
 
@@ -43,7 +42,7 @@ def corrected(p: np.ndarray, correction: str) -> np.ndarray:
     if correction == "none" or p.size == 0:
         return p
     family = np.where(np.isnan(p), 1.0, p)
-    adjusted = _holm(family) if correction == "holm" else stats.false_discovery_control(family)
+    adjusted = _holm(family) if correction == "holm" else _benjamini_hochberg(family)
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
@@ -52,4 +51,12 @@ def _holm(p: np.ndarray) -> np.ndarray:
     scaled = p[order] * np.arange(p.size, 0, -1)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted
+
+
+def _benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    order = np.argsort(-p, kind="stable")
+    scaled = p[order] * (p.size / np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
     return adjusted

@@ -16,7 +16,9 @@ def test_interval_and_p_equal_scipy(n_clusters, level):
     np.testing.assert_allclose(
         t_interval(differences, level), expected.confidence_interval(level), rtol=1e-12
     )
-    assert t_test_p(differences, "two-sided") == pytest.approx(expected.pvalue, rel=1e-12)
+    for alternative in ("two-sided", "greater", "less"):
+        p = stats.ttest_1samp(differences, 0.0, alternative=alternative).pvalue
+        assert t_test_p(differences, alternative) == pytest.approx(p, rel=1e-12)
 
 
 def test_interval_covers_at_its_level():

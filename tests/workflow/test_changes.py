@@ -23,7 +23,7 @@ def test_edited_evaluation_trains_nothing(project):
 
 def test_an_edited_training_loop_trains_again(project):
     before = project.run_times()
-    project.edit("attrreg/training/engine.py", "on_step(step, steps)", "on_step(step, steps + 0)")
+    project.edit("attrreg/training/engine.py", "self.step += 1", "self.step += 1 + 0")
     answer = project.launch()
     assert answer.returncode == 0, answer.stdout
     after = project.run_times()
