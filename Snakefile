@@ -18,6 +18,7 @@ include: "workflow/rules/common.smk"
 
 wildcard_constraints:
     dataset="[^/]+",
+    law="[^/]+",
     shard="[^/]+",
     figure="[^/]+",
     seed="[0-9]+",

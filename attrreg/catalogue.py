@@ -1,17 +1,22 @@
 """Everything that can be named in an experiment: datasets, models, methods and their parts.
 
 Torch-free. An entry says what a thing is and where its code lies ("module:attribute"); the code is
-imported when it is used.
+imported when it is used. Entries stand here, in every module of the packages `PLACES`, and in
+the modules that installed packages name by an entry point of the group ``attrreg.plugins``.
 """
 
 import difflib
+import pkgutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 from attrreg import parameters as part
+from attrreg.entries import Dataset, Model, Options, Preset
 from attrreg.parameters import Composition, Modality
 
 __all__ = [
@@ -20,6 +25,7 @@ __all__ = [
     "FIGURES",
     "MODELS",
     "PRESETS",
+    "SOURCES",
     "Dataset",
     "Model",
     "Preset",
@@ -35,56 +41,16 @@ __all__ = [
     "model",
     "nearest",
     "needs_regions",
+    "options_of",
     "override",
     "preset",
     "timm_names",
 ]
 
+PLUGINS = "attrreg.plugins"  # the group of entry points
+PLACES = ("attrreg.data.known", "attrreg.models.known", PLUGINS)
 
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset: what it is, how large, and the function that returns its arrays."""
-
-    title: str
-    modality: Modality
-    classes: int
-    pool: int  # training samples from which subsets are drawn
-    validation: int
-    test: int
-    shape: tuple[int, int, int]  # channels, height, width
-    source: str
-    licence: str
-    implementation: str
-    regions: bool = False  # whether the ground-truth region of every sample is known
-
-
-DATASETS: dict[str, Dataset] = {
-    "digits": Dataset(
-        title="handwritten digits",
-        modality="image",
-        classes=10,
-        pool=1077,
-        validation=360,
-        test=360,
-        shape=(1, 8, 8),
-        source="UCI optical recognition of handwritten digits, as shipped inside scikit-learn",
-        licence="CC BY 4.0",
-        implementation="attrreg.data.sources:digits",
-    )
-}
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model: the timm name it is made of, the modality it takes, and options for timm."""
-
-    title: str
-    modality: Modality
-    timm: str
-    options: dict[str, Any] = field(default_factory=dict)
-    step_seconds: float = 0.5  # a plain step of 32 samples on one core, roughly: sizes shards
-
-
+DATASETS: dict[str, Dataset] = {}
 MODELS: dict[str, Model] = {
     "resnet10-narrow": Model(
         # Shortcuts average before they stride: a strided 1×1 convolution would read one pixel in
@@ -94,19 +60,14 @@ MODELS: dict[str, Model] = {
         timm="resnet18",
         options={"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "avg_down": True},
         step_seconds=0.008,
+        parameters=318_186,
+        flops=51_251_712,
     )
 }
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A method with a name of its own, and what may honestly be said about it."""
-
-    title: str
-    status: Literal["baseline", "published algorithm", "variant", "reconstruction"]
-    source: str
-    composition: Composition
-
+# Data of one's own, "<prefix>:<place>": the function that inspects the place, and what can be
+# chosen.
+SOURCES: dict[str, str] = {}
+OPTIONS: dict[str, type[Options]] = {}
 
 _RELDROP = "Gururaj et al., arXiv 2505.21595 (abstract and code)"
 _SGT = "Ismail et al., NeurIPS 2021, arXiv 2111.14338, algorithm 1"
@@ -287,11 +248,29 @@ def control_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(guided, control) for guided, control in pairs if guided in known]
 
 
-def dataset(name: str) -> Dataset:
-    """Return a dataset by name; KeyError with what is known if there is none."""
+def dataset(name: str, options: Options | None = None) -> Dataset:
+    """Return a dataset by name, or inspect data of one's own, "<prefix>:<place>".
+
+    Raises
+    ------
+    KeyError
+        No such name; the message lists what is known and the nearest match.
+    ValueError, FileNotFoundError
+        The place is not what its prefix says.
+    """
+    prefix, _, place = name.partition(":")
+    if place and prefix in SOURCES:
+        return _inspected(prefix, place, options or OPTIONS[prefix]())
     if name not in DATASETS:
-        raise KeyError(unknown("dataset", name, DATASETS))
+        own = ", ".join(f"{prefix}:<path>" for prefix in SOURCES)
+        raise KeyError(f"{unknown('dataset', name, DATASETS)}; data of your own are {own}")
     return DATASETS[name]
+
+
+def options_of(name: str) -> type[Options]:
+    """Return what can be chosen about a dataset; KeyError if there is none of that name."""
+    prefix, _, place = name.partition(":")
+    return OPTIONS[prefix] if place and prefix in SOURCES else dataset(name).options
 
 
 def model(name: str) -> Model:
@@ -326,6 +305,12 @@ def modalities(composition: Composition) -> tuple[Modality, ...]:
 def needs_regions(composition: Composition) -> bool:
     """Whether a method can be trained only where the region of every sample is known."""
     return any(isinstance(each, part.Oracle) for each in part.chain(composition.attribution))
+
+
+@cache
+def _inspected(prefix: str, place: str, options: Options) -> Dataset:
+    found: Dataset = load(SOURCES[prefix])(place, options)
+    return found
 
 
 def load(path: str) -> Any:
@@ -393,3 +378,42 @@ def _around(known: part.Part, change: Any) -> Any:
 
 def _is_guided(composition: Composition) -> bool:
     return composition.attribution is not None and composition.attribution.name != "uniform"
+
+
+def _modules() -> Iterable[ModuleType]:
+    """Import every module that may have entries."""
+    for place in PLACES:
+        folder = Path(__file__).parent.joinpath(*place.split(".")[1:])
+        for each in pkgutil.iter_modules([str(folder)]):
+            yield import_module(f"{place}.{each.name}")
+    for point in entry_points(group=PLUGINS):
+        try:
+            yield import_module(point.module)
+        except Exception as error:
+            package = point.dist.name if point.dist else "a package"
+            raise ImportError(
+                f"plugin {point.name!r} of {package} cannot be imported: {point.module} raises "
+                f"{type(error).__name__}: {error}; mend it or uninstall {package}"
+            ) from error
+
+
+def _gather() -> None:
+    """Add the entries of other modules; a name that is there already is refused."""
+    registries: dict[str, dict[str, Any]] = {
+        "DATASETS": DATASETS,
+        "MODELS": MODELS,
+        "PRESETS": PRESETS,
+        "SOURCES": SOURCES,
+        "OPTIONS": OPTIONS,
+    }
+    for module in _modules():
+        for kind, registry in registries.items():
+            for name, entry in getattr(module, kind, {}).items():
+                if registry.setdefault(name, entry) is not entry:
+                    raise ImportError(
+                        f"{module.__name__} has {kind} {name!r}, which exists already: give it "
+                        "another name"
+                    )
+
+
+_gather()

@@ -11,8 +11,11 @@ from attrreg.files import path_name
 from attrreg.parameters import Composition, chain
 from attrreg.provenance import digest, source_digest
 from attrreg.recipe import Recipe
+from attrreg.variant import Variant
 
-__all__ = ["Run", "part_modules"]
+__all__ = ["Run", "architecture", "part_modules"]
+
+STARTS = ("pretrained", "weights", "frozen")  # options that say how a training begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class Run:
         Everything else about the training.
     matched
         The parts and the recipe of the method whose cost gives the length, or None.
+    variant
+        Where the dataset comes from and how it is drawn; without one, the catalogue's of that name.
     """
 
     dataset: str
@@ -43,6 +48,12 @@ class Run:
     composition: Composition
     recipe: Recipe
     matched: tuple[Composition, Recipe] | None = None
+    variant: Variant | None = None
+
+    @property
+    def source(self) -> Variant:
+        """The dataset with its options, and the law of its subsets."""
+        return self.variant or Variant.of(self.dataset)
 
     @property
     def key(self) -> dict[str, str | int]:
@@ -72,23 +83,34 @@ class Run:
         model = catalogue.model(self.base)
         return digest(
             {
-                "dataset": self.dataset,
-                "model": [model.timm, model.options, self.options],
+                "dataset": [self.dataset, self.source.identity],
+                "model": [model.timm, model.implementation, model.options, self.options],
                 "method": self.composition.model_dump(mode="json"),
                 "train_size": self.train_size,
                 "seed": self.seed,
                 "recipe": self.recipe.model_dump(mode="json"),
                 "matched": self.matched and [each.model_dump(mode="json") for each in self.matched],
-                "source": source_digest("attrreg.training.runs", *part_modules(self.composition)),
+                "source": source_digest("attrreg.training.runs", *self.modules),
                 "torch": version("torch"),
                 "timm": version("timm"),
             }
         )
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Where the code of the method's parts, and of a model that is not timm's, lies."""
+        implementation = catalogue.model(self.base).implementation
+        return (*part_modules(self.composition), *filter(None, [implementation]))
+
     def scores_intent(self, protocol: dict[str, Any]) -> str:
         """Return the digest of how the run is evaluated; its training is not in it."""
-        source = source_digest("attrreg.evaluation.scores", *part_modules(self.composition))
+        source = source_digest("attrreg.evaluation.scores", *self.modules)
         return digest([protocol, source])
+
+
+def architecture(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a model without those that say with which weights training begins."""
+    return {name: value for name, value in options.items() if name not in STARTS}
 
 
 def part_modules(composition: Composition) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from attrreg.entries import Dataset
     from attrreg.plan import Plan
+    from attrreg.variant import Variant
 
 __all__ = ["app", "main"]
 
@@ -31,6 +33,10 @@ RetryFailed = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of this process.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Of the dataset, as name=value; several can be given."),
+]
 RESULTS, DATA = Path("results"), Path("results/data")
 FAILED = 3  # exit code: some runs failed, everything else is collected
 INTERRUPTED = 75  # exit code: asked to stop; what was done is stored, start it again
@@ -46,7 +52,7 @@ def main() -> None:
     except Interrupted as reason:
         print(f"attrreg: {reason}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, FileNotFoundError, KeyError, RuntimeError) as error:
+    except (ValueError, FileNotFoundError, KeyError, RuntimeError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"attrreg: {message}", file=sys.stderr)
         sys.exit(2)
@@ -65,7 +71,7 @@ def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = Fal
     experiment, grid = planned.experiment, planned.experiment.grid
     print(f"{experiment.name}: {experiment.title or 'an experiment'}")
     rows: list[tuple[str, list[Any]]] = [
-        ("datasets", grid.datasets),
+        ("datasets", list(experiment.datasets())),
         ("models", list(experiment.models())),
         ("methods", [catalogue.label(name) for name in experiment.compositions()]),
         ("train sizes", grid.train_sizes),
@@ -87,25 +93,62 @@ def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = Fal
 
 
 @app.command()
-def prepare(dataset: Annotated[str, typer.Option("--dataset")], data: Data = DATA) -> None:
-    """Write a dataset's arrays once, with their digests."""
-    from attrreg.data.sources import prepare as write
+def prepare(
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="A name, or folder:<path>, parquet:…, arrays:….")
+    ] = "",
+    option: Options = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="An experiment: its dataset of that name, or all."),
+    ] = None,
+    given: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="An archive that is here already; several can be given."),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing; say what is missing.")
+    ] = False,
+    data: Data = DATA,
+) -> None:
+    """Fetch a dataset and write its arrays once, with their digests."""
+    from attrreg.data.prepare import prepare as write
+    from attrreg.data.prepare import summary
+    from attrreg.terminal import showing_stages
 
-    print(f"wrote {write(data, dataset)}")
+    if config is None and not dataset:
+        raise ValueError("give --dataset NAME, or --config FILE for all datasets of an experiment")
+    named = _plan(config).experiment.datasets() if config else {}
+    if dataset:
+        wanted = [named.get(dataset) or _variant(dataset, option, data)]
+    else:
+        wanted = list(named.values())
+    with showing_stages() as show:
+        for variant in wanted:
+            path = write(data, variant, given or (), offline, show)
+            print(f"wrote {path}: {summary(path)}")
 
 
 @app.command()
 def subset(
     dataset: Annotated[str, typer.Option("--dataset")],
     seed: Annotated[int, typer.Option("--seed", min=0)],
+    option: Options = None,
+    law: Annotated[
+        str, typer.Option("--law", help="balanced, natural, imbalance10, noise0.2, …")
+    ] = "balanced",
     data: Data = DATA,
 ) -> None:
     """Draw the order of which every training subset of a seed is the beginning."""
+    from dataclasses import replace
+
     from attrreg.data.sources import read_pool
     from attrreg.data.subsets import draw_subsets
+    from attrreg.laws import law_named
 
-    path = draw_subsets(data, dataset, seed, read_pool(data, dataset).images.y)
-    print(f"wrote {path}")
+    variant = replace(_variant(dataset, option, data), law=law_named(law))
+    labels = read_pool(data, variant).images.y
+    print(f"wrote {draw_subsets(data, variant, seed, labels)}")
 
 
 @app.command()
@@ -425,6 +468,13 @@ def models(
             f"exit with code {UNSUPPORTED} if not on all.",
         ),
     ] = None,
+    count: Annotated[
+        list[str] | None,
+        typer.Option("--count", help="Count parameters and operations of these instead."),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=1, help="At which they are counted.")
+    ] = 32,
     rule: Annotated[
         list[str] | None, typer.Option("--rule", help="Check this rule only; several can be given.")
     ] = None,
@@ -444,8 +494,13 @@ def models(
         return
     if rule:
         raise ValueError("--rule says what to check: give --check <name>, too")
+    if count:
+        _count_models(count, image_size)
+        return
+    print(f"{'':<24} {'':<8} {'parameters':>12} {'operations':>12}  at 32 pixels (mnist-cnn: 28)")
     for name, entry in catalogue.MODELS.items():
-        print(f"{name:<24} {entry.modality:<8} {entry.title}")
+        size = f"{entry.parameters:>12,} {entry.flops:>12.2e}"
+        print(f"{name:<24} {entry.modality:<8} {size}  {entry.title}")
     names = [name for name in catalogue.timm_names() if like in name]
     if like:
         print("\n".join(names))
@@ -459,13 +514,77 @@ def datasets(data: Data = DATA) -> None:
     from attrreg import catalogue
 
     for name, entry in catalogue.DATASETS.items():
-        shape = "×".join(map(str, entry.shape))
-        present = "prepared" if (data / name / "dataset.json").is_file() else "not prepared"
-        print(
-            f"{name:<12} {entry.modality}, {entry.classes} classes, {shape}, pool {entry.pool}, "
-            f"validation {entry.validation}, test {entry.test}; {entry.licence}; {present}\n"
-            f"{'':<12} {entry.source}"
-        )
+        print("\n".join(_described(name, entry, data)))
+    for prefix, kind in catalogue.OPTIONS.items():
+        print(f"{prefix + ':<path>':<18} {_summary(kind)}\n{'':<18} options: {_choices(kind)}")
+
+
+def _described(name: str, entry: "Dataset", data: Path) -> list[str]:
+    """Return the lines about a dataset."""
+    from attrreg.entries import NoOptions
+
+    shape = "×".join(map(str, entry.shape))
+    present = "prepared" if (data / name / "dataset.json").is_file() else "not prepared"
+    lines = [
+        f"{name:<18} {entry.modality}, {entry.classes} classes, {shape}, pool {entry.pool}, "
+        f"validation {entry.validation}, test {entry.test}"
+        f"{', regions' if entry.regions else ''}; {entry.licence}; {present}",
+        f"{'':<18} {entry.source}",
+    ]
+    if entry.options is not NoOptions:
+        lines.append(f"{'':<18} options: {_choices(entry.options)}")
+    for archive in entry.archives:
+        checked = "verified" if archive.verified else "as published, not verified by us"
+        lines.append(f"{'':<18} {archive.name}: {archive.digest} ({checked})")
+    return lines
+
+
+def _summary(kind: type) -> str:
+    return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
+def _choices(kind: Any) -> str:
+    """Return the options of a dataset with their defaults."""
+    fields = kind.model_fields.items()
+    return ", ".join(f"{name}={field.get_default()}" for name, field in fields)
+
+
+def _variant(dataset: str, option: list[str] | None, data: Path) -> "Variant":
+    """Return a dataset with options that were given as text."""
+    import yaml
+    from pydantic import ValidationError
+
+    from attrreg import catalogue
+    from attrreg.messages import explain as say
+    from attrreg.variant import Variant
+
+    if not option:
+        return Variant.named(dataset, data)
+    pairs = [each.partition("=") for each in option]
+    if wrong := [each for each, (_, equals, _) in zip(option, pairs, strict=True) if not equals]:
+        raise ValueError(f"--option {wrong[0]!r}: give it as name=value")
+    chosen = {name: yaml.safe_load(value) for name, _, value in pairs}
+    try:
+        return Variant.of(dataset, chosen)
+    except ValidationError as error:
+        said = say(error, chosen, catalogue.options_of(dataset), {})
+        raise ValueError(f"options of {dataset!r}: {said}") from error
+
+
+def _count_models(names: list[str], image_size: int) -> None:
+    """Print parameters and operations of models with three channels and ten classes."""
+    import torch
+
+    from attrreg import catalogue
+    from attrreg.models import counts, create
+
+    for name in names:
+        catalogue.model(name)
+        with torch.device("meta"):
+            model = create(name, num_classes=10, in_chans=3, image_size=image_size)
+        series = catalogue.model(name).modality == "series"
+        found = counts(model, (3, image_size) if series else (3, image_size, image_size))
+        print(f"{name:<24} {found.parameters:>12,} parameters {found.flops:>12.3e} operations")
 
 
 def _check_models(

@@ -1,7 +1,6 @@
 """The experiment file: typed, checked before anything runs, and explained when it is wrong."""
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,12 +17,14 @@ from pydantic import (
 
 from attrreg import catalogue
 from attrreg.execution import Execution
+from attrreg.laws import SubsetLaw, total
 from attrreg.messages import explain
 from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe, Strict
 from attrreg.statistics.design import clusters_needed, smallest_p
 from attrreg.tuning_settings import Tuning
+from attrreg.variant import Variant
 from attrreg.yaml_files import ConfigError, read_mapping
 
 __all__ = ["ConfigError", "Experiment", "json_schema", "notices", "read_experiment"]
@@ -138,11 +139,30 @@ def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 class NamedModel(Strict):
-    """A model with options for timm."""
+    """A model with options for timm, or with weights to start from.
+
+    Parameters
+    ----------
+    name
+        Of its own.
+    base
+        A model of the catalogue or of timm.
+    options
+        Passed on to timm, for example ``drop_path_rate``.
+    pretrained
+        Start from timm's weights.
+    weights
+        Start from these: a file of safetensors.
+    frozen
+        ``backbone``: only the classifier is trained.
+    """
 
     name: Name
     base: str
     options: dict[str, Any] = Field(default_factory=dict)
+    pretrained: bool = False
+    weights: Path | None = None
+    frozen: Literal["nothing", "backbone"] = "nothing"
 
     @model_validator(mode="after")
     def _base_is_known(self) -> "NamedModel":
@@ -151,13 +171,77 @@ class NamedModel(Strict):
             raise ValueError(
                 f"{self.name!r} is the name of a model: give the changed model a name of its own"
             )
+        if self.pretrained and self.weights is not None:
+            raise ValueError(
+                f"model {self.name!r} has both pretrained and weights: give one of them"
+            )
+        if self.weights is not None and not self.weights.is_file():
+            raise ValueError(f"model {self.name!r} has weights: {self.weights}, which is no file")
         return self
+
+    def made_of(self) -> tuple[str, dict[str, Any]]:
+        """Return a name of the catalogue, and what `attrreg.models.create` is given beside it."""
+        start: dict[str, Any] = {"pretrained": True} if self.pretrained else {}
+        if self.weights is not None:
+            start["weights"] = str(self.weights)
+        if self.frozen != "nothing":
+            start["frozen"] = self.frozen
+        return self.base, self.options | start
+
+
+class NamedDataset(Strict):
+    """A dataset with options, or with subsets drawn by another law, under a name of its own.
+
+    Parameters
+    ----------
+    name
+        Of its own.
+    base
+        A dataset of the catalogue, or data of one's own: ``folder:<path>``.
+    options
+        Of the dataset, for example ``{image_size: 64}``; `attrreg datasets` lists them.
+    subset
+        How training subsets are drawn: order, label noise, imbalance.
+    """
+
+    name: Name
+    base: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    subset: SubsetLaw = SubsetLaw()
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> "NamedDataset":
+        if self.name in catalogue.DATASETS:
+            raise ValueError(
+                f"{self.name!r} is the name of a dataset: give the changed dataset a name of its "
+                "own"
+            )
+        self.variant()
+        return self
+
+    def variant(self) -> Variant:
+        """Return the dataset with its options, or raise for those that it does not have."""
+        return _variant(self.base, self.options, self.subset)
+
+
+def _variant(base: str, options: dict[str, Any], law: SubsetLaw) -> Variant:
+    """Return a dataset that is there, or raise ValueError saying why it is not."""
+    try:
+        kind = catalogue.options_of(base)
+        variant = Variant(base, kind.model_validate(options), law)
+        catalogue.dataset(base, variant.options)  # a look at its place
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    except ValidationError as error:
+        raise ValueError(f"options of {base!r}: {explain(error, options, kind, {})}") from error
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    return variant
 
 
 def _known(kind: str, name: str) -> Any:
     """Look a name up in the catalogue; pydantic turns ValueError into a message with the key."""
     look_up = {
-        "dataset": catalogue.dataset,
         "model": catalogue.model,
         "method": catalogue.preset,
         "preset": catalogue.preset,
@@ -168,25 +252,30 @@ def _known(kind: str, name: str) -> Any:
         raise ValueError(error.args[0]) from error
 
 
+AnyDataset = Annotated[
+    Annotated[str, Tag("name")] | Annotated[NamedDataset, Tag("mapping")], Discriminator(_is_name)
+]
 AnyModel = Annotated[
     Annotated[str, Tag("name")] | Annotated[NamedModel, Tag("mapping")], Discriminator(_is_name)
 ]
 AnyMethod = Annotated[
     Annotated[str, Tag("name")] | Annotated[NamedMethod, Tag("mapping")], Discriminator(_is_name)
 ]
+TrainSize = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*/class$")]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Grid(Strict):
     """The axes of the experiment: every combination is trained.
 
-    ``seeds`` is a list, or a number of seeds that count from 0.
+    ``train_sizes`` are numbers of samples, or ``5/class``: that many of each class. ``seeds`` is a
+    list, or a number of seeds that count from 0.
     """
 
-    datasets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[AnyDataset], Field(min_length=1)]
     models: Annotated[list[AnyModel], Field(min_length=1)]
     methods: Annotated[list[AnyMethod], Field(min_length=1)]
-    train_sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    train_sizes: Annotated[list[TrainSize], Field(min_length=1)]
     seeds: Seeds
 
     @field_validator(
@@ -202,10 +291,11 @@ class Grid(Strict):
 
     @field_validator("datasets")
     @classmethod
-    def _datasets_are_known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            _known("dataset", name)
-        return names
+    def _datasets_are_known(cls, datasets: list[str | NamedDataset]) -> list[str | NamedDataset]:
+        for dataset in datasets:
+            if isinstance(dataset, str):
+                _variant(dataset, {}, SubsetLaw())
+        return datasets
 
     @field_validator("models")
     @classmethod
@@ -225,7 +315,8 @@ class Grid(Strict):
 
     @model_validator(mode="after")
     def _points_exist(self) -> "Grid":
-        for axis in ("datasets", "models", "methods", "train_sizes", "seeds"):
+        _each_once("datasets", [each for each, _ in map(_named, self.datasets)])
+        for axis in ("models", "methods", "train_sizes", "seeds"):
             _each_once(axis, [_name(value) for value in getattr(self, axis)])
         if len(self.seeds) < 2:
             raise ValueError(
@@ -233,12 +324,19 @@ class Grid(Strict):
                 "the spread of a single run"
             )
         for dataset in self.datasets:
-            self._fits(dataset)
+            self._fits(*_named(dataset))
         return self
 
-    def _fits(self, name: str) -> None:
-        dataset = catalogue.dataset(name)
-        for size in self.train_sizes:
+    def sizes(self, dataset: Variant) -> list[int]:
+        """Return the train sizes for a dataset, those per class multiplied out."""
+        return [total(size, dataset.entry.classes) for size in self.train_sizes]
+
+    def _fits(self, name: str, variant: Variant) -> None:
+        dataset = variant.entry
+        if dataset.pool == 0:
+            raise ValueError(f"{name!r} is for tests only: it has no training samples; remove it")
+        _each_once(f"train_sizes, for {name!r},", self.sizes(variant))
+        for size in self.sizes(variant):
             if size > dataset.pool:
                 raise ValueError(
                     f"train_sizes has {size}, but {name!r} has a pool of {dataset.pool} training "
@@ -310,6 +408,7 @@ class Experiment(Strict):
         methods = [_name(method) for method in self.grid.methods]
         self._lengths_are_known(methods)
         self._classes_are_trained()
+        self._images_are_augmented()
         for reference in self.statistics.references:
             if reference not in methods:
                 raise ValueError(
@@ -318,10 +417,16 @@ class Experiment(Strict):
                     + "; references must be among grid.methods"
                 )
         if self.tuning is not None:
-            axes = {**dict(self.grid), "models": list(self.models())}
+            datasets = self.datasets()
+            axes = {**dict(self.grid), "models": list(self.models()), "datasets": list(datasets)}
+            axes["train_sizes"] = self.grid.sizes(next(iter(datasets.values())))
             parts, recipes = self.compositions(), self.recipes()
             self.tuning.check(axes, {name: (parts[name], recipes[name]) for name in methods})
         return self
+
+    def datasets(self) -> dict[str, Variant]:
+        """Return by name where each dataset comes from, and how it is drawn."""
+        return dict(map(_named, self.grid.datasets))
 
     def compositions(self) -> dict[str, Composition]:
         """Return the parts of every method by its name, in the order of the grid."""
@@ -368,15 +473,32 @@ class Experiment(Strict):
                 )
 
     def _classes_are_trained(self) -> None:
+        cells = [
+            (dataset, variant, size)
+            for dataset, variant in self.datasets().items()
+            for size in self.grid.sizes(variant)
+        ]
         for name, recipe in self.recipes().items():
-            for dataset, size in product(self.grid.datasets, self.grid.train_sizes):
-                kept, classes = recipe.selection.kept(size), catalogue.dataset(dataset).classes
+            for dataset, variant, size in cells:
+                kept, classes = recipe.selection.kept(size), variant.entry.classes
                 if kept < classes:
                     raise ValueError(
                         f"method {name!r}: recipe.selection holds back {size - kept} of {size} "
                         f"training samples, which leaves {kept} for the {classes} classes of "
                         f"{dataset!r}: give larger train_sizes, a smaller held_back, or "
                         "selection: {name: last}"
+                    )
+
+    def _images_are_augmented(self) -> None:
+        for method, recipe in self.recipes().items():
+            if not (recipe.augmentation.crop_padding or recipe.augmentation.flip):
+                continue
+            for dataset, variant in self.datasets().items():
+                if variant.entry.modality != "image":
+                    raise ValueError(
+                        f"method {method!r}: recipe.augmentation crops and flips images, dataset "
+                        f"{dataset!r} has {variant.entry.modality} inputs: set crop_padding: 0 and "
+                        "flip: false"
                     )
 
     def _check_recipe(self, method: NamedMethod) -> None:
@@ -391,7 +513,7 @@ class Experiment(Strict):
     def models(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return by name what each model is made of: a name of the catalogue, and options."""
         return {
-            _name(model): (model, {}) if isinstance(model, str) else (model.base, model.options)
+            _name(model): (model, {}) if isinstance(model, str) else model.made_of()
             for model in self.grid.models
         }
 
@@ -440,6 +562,14 @@ def json_schema() -> dict[str, Any]:
     schema = Experiment.model_json_schema()
     schema["properties"]["$schema"] = {"type": "string", "description": "path of this schema"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _named(dataset: str | NamedDataset) -> tuple[str, Variant]:
+    """Return the name of a dataset in tables and paths, and what it is."""
+    if isinstance(dataset, str):
+        variant = _variant(dataset, {}, SubsetLaw())
+        return variant.key, variant
+    return dataset.name, dataset.variant()
 
 
 def _each_once(key: str, names: Sequence[Any]) -> None:

@@ -19,7 +19,7 @@ from attrreg import catalogue, models
 from attrreg.attribution import Rule, UnsupportedOperation, ledger, relevance
 from attrreg.attribution.backends import OFFERED
 from attrreg.attribution.rules import resolve_rule
-from attrreg.config import read_experiment
+from attrreg.cells import architecture
 from attrreg.data.device import input_bounds, normalise
 from attrreg.data.sources import read_held_out, read_pool
 from attrreg.data.subsets import balanced_order
@@ -29,6 +29,7 @@ from attrreg.models.images import SMALL_IMAGE
 from attrreg.provenance import stream_seed
 from attrreg.records import RECORD, read_record
 from attrreg.training.checkpoint import load_weights
+from attrreg.variant import Variant
 
 __all__ = ["DEFAULT_RULES", "Request", "explain", "read_image"]
 
@@ -77,7 +78,7 @@ class Request:
     model: str = ""
     rules: Sequence[str] = DEFAULT_RULES
     images: Sequence[Path] = ()
-    dataset: str = ""
+    dataset: str | Variant = ""
     samples: int = 4
     run: Path | None = None
     pretrained: bool = False
@@ -263,32 +264,17 @@ def _resolve_run(request: Request, run: Path) -> tuple[Request, Origin]:
             f"the run at {run} has {record['status']} ({record.get('error', 'no reason given')}): "
             "it left no weights; give a finished one"
         )
-    if not {"dataset", "model", "method", "train_size", "seed", "composition"} <= record.keys():
+    needed = {"dataset", "model", "method", "train_size", "seed", "source", "made_of"}
+    if not needed <= record.keys():
         raise ValueError(f"{run} is no training run, its {RECORD} names no method; give {RUN}")
-    name = record["model"]
-    base, options = _made_of(name, place)
+    name, (base, options) = record["model"], record["made_of"]
     said = (
         f"trained by {catalogue.label(record['method'])} on {record['train_size']} samples of "
         f"{record['dataset']} (seed {record['seed']})"
     )
     weights = run / "weights.safetensors"
-    return replace(request, dataset=record["dataset"]), Origin(name, base, said, options, weights)
-
-
-def _made_of(name: str, run: Path) -> tuple[str, dict[str, Any]]:
-    """Return the base and the options of a run's model; own names stand in the experiment only."""
-    if name in catalogue.MODELS or name in catalogue.timm_names():
-        return name, {}
-    experiment = Path(*run.parts[:-6]) / "tables" / "experiment.yaml"
-    if not experiment.is_file():
-        raise FileNotFoundError(
-            f"the run's model {name!r} is described by its experiment, and {experiment} is not "
-            "there: run `attrreg collect` for it"
-        )
-    described = read_experiment(experiment).models()
-    if name not in described:
-        raise ValueError(f"{experiment} describes no model {name!r}: run `attrreg collect` again")
-    return described[name]
+    trained_on = Variant.of(record["source"]["base"], record["source"]["options"])
+    return replace(request, dataset=trained_on), Origin(name, base, said, options, weights)
 
 
 def _space(request: Request, origin: Origin) -> Space:
@@ -296,22 +282,23 @@ def _space(request: Request, origin: Origin) -> Space:
     if catalogue.model(origin.base).modality != "image":
         raise ValueError(f"model {origin.model!r} takes no images: only those can be drawn")
     if request.dataset:
-        entry = catalogue.dataset(request.dataset)
+        variant = Variant.of(request.dataset)
+        entry, shape = variant.entry, variant.shape
         if entry.modality != "image":
             raise ValueError(
-                f"dataset {request.dataset!r} holds {entry.modality}: only images can be drawn"
+                f"dataset {variant.base!r} holds {entry.modality}: only images can be drawn"
             )
         wanted = {
             "--num-classes": (request.num_classes, entry.classes),
-            "--image-size": (request.image_size, entry.shape[1]),
+            "--image-size": (request.image_size, shape[1]),
         }
         for option, (found, own) in wanted.items():
             if found is not None and found != own:
                 raise ValueError(
-                    f"{option} is {found}, dataset {request.dataset!r} has {own}: remove the option"
+                    f"{option} is {found}, dataset {variant.base!r} has {own}: remove the option"
                 )
-        pool = read_pool(request.data, request.dataset)
-        return Space(entry.shape[0], entry.shape[1], entry.classes, pool.mean, pool.deviation)
+        pool = read_pool(request.data, variant)
+        return Space(shape[0], shape[1], entry.classes, pool.mean, pool.deviation)
     if request.weights is not None and request.num_classes is None:
         raise ValueError(
             f"{request.weights} does not say its classes: give --num-classes, or --dataset if the "
@@ -340,10 +327,11 @@ def _inputs(request: Request, space: Space) -> Inputs:
     if request.images:
         x = np.stack([read_image(each, space.channels, space.size) for each in request.images])
         return Inputs(x, tuple(each.name for each in request.images), None)
-    validation = read_held_out(request.data, request.dataset, ["validation"])["validation"]
+    variant = Variant.of(request.dataset)
+    validation = read_held_out(request.data, variant, ["validation"])["validation"]
     if request.samples > len(validation.y):
         raise ValueError(
-            f"--samples is {request.samples}, the validation split of {request.dataset!r} has "
+            f"--samples is {request.samples}, the validation split of {variant.base!r} has "
             f"{len(validation.y)}"
         )
     chosen = balanced_order(validation.y, np.random.default_rng(0))[: request.samples]
@@ -352,6 +340,7 @@ def _inputs(request: Request, space: Space) -> Inputs:
 
 
 def _build(origin: Origin, space: Space) -> nn.Module:
+    options = architecture(origin.options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("explain", origin.model))
         try:
@@ -361,8 +350,10 @@ def _build(origin: Origin, space: Space) -> nn.Module:
                 in_chans=space.channels,
                 image_size=space.size,
                 pretrained=origin.pretrained,
-                **origin.options,
+                **options,
             )
+        except FileNotFoundError:
+            raise  # it says which weights, and how to bring them
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"model {origin.model!r}, {origin.said}, cannot be had: {_shortened(error)}"

@@ -7,7 +7,17 @@ checked without importing torch, and a part built in Python is checked in just t
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "LRP",
@@ -64,13 +74,51 @@ RuleName = Literal[
 ]
 
 
+Kind = Literal["attribution", "perturbation", "objective"]
+OWN: set[str] = set()  # names of the parts of this module
+ADDED: dict[Kind, dict[str, type["Part"]]] = {kind: {} for kind in get_args(Kind)}
+
+
 class Part(BaseModel):
-    """What every part is: named, frozen, and strict about its parameters."""
+    """What every part is: named, frozen, and strict about its parameters.
+
+    A part of one's own is a subclass with a ``kind``, a ``name``, an ``implementation``
+    ("module:class", which may be the very same) and parameters; it is known from then on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     implementation: ClassVar[str]
     modalities: ClassVar[tuple[Modality, ...]] = get_args(Modality)
+    kind: ClassVar[Kind | None] = None
     name: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **settings: Any) -> None:
+        """Take a part of one's own into the registry."""
+        if cls.kind is None:
+            return
+        name = cls.model_fields["name"].default
+        known = ADDED[cls.kind].get(name)
+        if name in OWN or (known and known.implementation != cls.implementation):
+            raise TypeError(f"{cls.kind} {name!r} exists already: give {cls.__name__} another name")
+        ADDED[cls.kind][name] = cls
+
+
+def _or_added(kind: Kind) -> WrapValidator:
+    """Let parts of one's own be given wherever those of this module can be."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+        if not isinstance(name, str) or name not in ADDED[kind]:
+            return handler(value)
+        try:
+            return ADDED[kind][name].model_validate(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{name}.{place}: found {first['input']!r}; {first['msg']}") from error
+
+    return WrapValidator(validate)
 
 
 def _part(value: Any) -> Any:
@@ -279,6 +327,8 @@ Attribution = Annotated[
     | UniformMap
     | Oracle,
     Field(discriminator="name"),
+    _or_added("attribution"),
+    SerializeAsAny(),
 ]
 
 WRAPPERS: tuple[type[Wrapper], ...] = (Cached, *Control.__subclasses__())
@@ -392,7 +442,12 @@ class Scale(Part):
     coin: Coin = "sample"
 
 
-Perturbation = Annotated[Drop | Block | ReplaceLowest | Scale, Field(discriminator="name")]
+Perturbation = Annotated[
+    Drop | Block | ReplaceLowest | Scale,
+    Field(discriminator="name"),
+    _or_added("perturbation"),
+    SerializeAsAny(),
+]
 
 
 class CrossEntropy(Part):
@@ -433,7 +488,17 @@ class Mixture(Part):
     perturbed_share: Probability = 1.0
 
 
-Objective = Annotated[CrossEntropy | Consistency | Mixture, Field(discriminator="name")]
+Objective = Annotated[
+    CrossEntropy | Consistency | Mixture,
+    Field(discriminator="name"),
+    _or_added("objective"),
+    SerializeAsAny(),
+]
+OWN.update(
+    branch.model_fields["name"].default
+    for union in (Attribution, Perturbation, Objective)
+    for branch in get_args(get_args(union)[0])
+)
 
 
 class Composition(BaseModel):

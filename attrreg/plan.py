@@ -20,9 +20,10 @@ from attrreg.parameters import (
     SmoothGrad,
     Untrained,
 )
-from attrreg.provenance import digest
+from attrreg.provenance import digest, source_digest
+from attrreg.variant import Variant
 
-__all__ = ["Plan", "Shard", "make_plan"]
+__all__ = ["Plan", "Shard", "evaluation_digest", "make_plan", "preparation_digest"]
 
 # A map in plain training steps of the same model; the order of magnitude is what matters here.
 GRADIENT_COST = 0.7
@@ -90,7 +91,7 @@ def make_plan(experiment: Experiment) -> Plan:
     A shard holds one cell with all its seeds, or as many neighbouring small cells of the same
     dataset and model as fit into ``execution.shard_seconds``.
     """
-    grid = experiment.grid
+    grid, datasets = experiment.grid, experiment.datasets()
     compositions, models = experiment.compositions(), experiment.models()
     recipes = experiment.recipes()
     matched = {
@@ -98,7 +99,7 @@ def make_plan(experiment: Experiment) -> Plan:
         for method, other in experiment.matched().items()
     }
     shards: list[Shard] = []
-    for dataset, model in product(grid.datasets, models):
+    for dataset, model in product(datasets, models):
         base, options = models[model]
         cells = [
             [
@@ -113,10 +114,11 @@ def make_plan(experiment: Experiment) -> Plan:
                     compositions[method],
                     recipes[method],
                     matched.get(method),
+                    datasets[dataset],
                 )
                 for seed in grid.seeds
             ]
-            for size, method in product(grid.train_sizes, compositions)
+            for size, method in product(grid.sizes(datasets[dataset]), compositions)
         ]
         for number, runs in enumerate(_pack(cells, experiment.execution.shard_seconds)):
             name = f"{path_name(dataset)}--{path_name(model)}--{number:03d}"
@@ -152,7 +154,7 @@ def _map_cost(attribution: Part) -> float:
         return GRADIENT_COST * attribution.samples
     if isinstance(attribution, IntegratedGradients):
         return GRADIENT_COST * attribution.steps
-    cost = MAP_COSTS[getattr(attribution, "rule", attribution.name)]
+    cost = MAP_COSTS.get(getattr(attribution, "rule", attribution.name), GRADIENT_COST)
     shared = isinstance(attribution, Gradient) and attribution.forward_pass == "training"
     return cost - 0.3 if shared else cost
 
@@ -172,3 +174,11 @@ def evaluation_digest(plan: Plan, shard: Shard) -> str:
     """Return what stands for how a shard is evaluated."""
     protocol = plan.experiment.evaluation.model_dump(mode="json")
     return digest([run.scores_intent(protocol) for run in shard.runs])
+
+
+def preparation_digest(variant: Variant) -> str:
+    """Return what stands for how a dataset is prepared, and for the state of one's own data."""
+    entry = variant.entry
+    source = source_digest("attrreg.data.prepare", entry.implementation)
+    chosen = variant.options.model_dump(mode="json")
+    return digest([variant.base, chosen, entry.fingerprint, source])

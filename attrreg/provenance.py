@@ -10,7 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["array_digest", "digest", "environment", "source_digest", "stream_seed"]
+__all__ = [
+    "array_digest",
+    "digest",
+    "environment",
+    "file_digest",
+    "source_digest",
+    "stream_seed",
+]
 
 PACKAGE = "attrreg"
 
@@ -35,6 +42,12 @@ def array_digest(*arrays: Any) -> str:
     return total.hexdigest()[:16]
 
 
+def file_digest(path: Path) -> str:
+    """Return ``sha256:…`` of the bytes of a file."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def stream_seed(stream: str, *keys: object) -> int:
     """Return the seed of a named random stream, a number below 2⁶³.
 
@@ -48,7 +61,8 @@ def stream_seed(stream: str, *keys: object) -> int:
 def source_digest(*modules: str) -> str:
     """Return what stands for the code of some modules of this package and all that they import.
 
-    Imports are followed inside the package. Comments, docstrings and formatting do not count.
+    Imports are followed inside the package, and inside those of the modules that are given, which
+    may be plugins. Comments, docstrings and formatting do not count.
 
     Parameters
     ----------
@@ -56,12 +70,14 @@ def source_digest(*modules: str) -> str:
         Dotted names; the part after a colon ("module:attribute") is ignored.
     """
     waiting = [module.partition(":")[0] for module in modules]
+    roots = frozenset({PACKAGE, *(name.split(".")[0] for name in waiting)})
     seen: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
         if name in seen or name in RESOLVED:
             continue
         seen[name], imported = _code(name)
+        imported = [each for each in imported if _is_own(each, roots)]
         parents = [name.rsplit(".", level)[0] for level in range(1, name.count(".") + 1)]
         waiting.extend([*imported, *parents])
     return digest(seen)
@@ -82,7 +98,7 @@ def environment() -> dict[str, str]:
 
 @cache
 def _code(module: str) -> tuple[str, list[str]]:
-    """Return the digest of one file's code and the modules of this package that it imports."""
+    """Return the digest of one file's code and the names of all that it imports."""
     tree = ast.parse(_file(module).read_text())
     imported: set[str] = set()
     for node in ast.walk(tree):
@@ -96,7 +112,7 @@ def _code(module: str) -> tuple[str, list[str]]:
         if isinstance(body, list):
             node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
     text = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return text, sorted(name for name in imported if _is_own(name))
+    return text, sorted(imported)
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
@@ -118,8 +134,8 @@ def _is_text(node: ast.AST) -> bool:
 
 
 @cache
-def _is_own(name: str) -> bool:
-    return name.split(".", maxsplit=1)[0] == PACKAGE and _path(name) is not None
+def _is_own(name: str, roots: frozenset[str]) -> bool:
+    return name.split(".", maxsplit=1)[0] in roots and _path(name) is not None
 
 
 def _file(module: str) -> Path:
@@ -132,10 +148,13 @@ def _file(module: str) -> Path:
 @cache
 def _path(module: str) -> Path | None:
     """Return the file of a module without importing it."""
-    package = find_spec(PACKAGE)
-    if package is None or package.submodule_search_locations is None:
-        raise ModuleNotFoundError(f"package {PACKAGE!r} is not installed")
-    base = Path(package.submodule_search_locations[0]).parent.joinpath(*module.split("."))
+    top, *below = module.split(".")
+    found = find_spec(top)
+    if found is None:
+        raise ModuleNotFoundError(f"package {top!r} is not installed")
+    if not found.submodule_search_locations:
+        return None if below or found.origin is None else Path(found.origin)
+    base = Path(found.submodule_search_locations[0]).joinpath(*below)
     for path in (base / "__init__.py", base.with_suffix(".py")):
         if path.is_file():
             return path

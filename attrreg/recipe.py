@@ -11,6 +11,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+LayerDecay = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Decay = Literal["all", "weights"]  # what decays: all parameters, or none of the norms and biases
 
 
@@ -21,7 +22,11 @@ class Strict(BaseModel):
 
 
 class SGD(Strict):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    ``layer_decay`` below 1 multiplies the learning rate of every layer by it once more than that of
+    the next one; the classifier has the whole rate.
+    """
 
     name: Literal["sgd"] = "sgd"
     learning_rate: Positive = 0.05
@@ -29,6 +34,7 @@ class SGD(Strict):
     nesterov: bool = False
     weight_decay: NonNegative = 5e-4
     decay: Decay = "all"
+    layer_decay: LayerDecay = 1.0
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
@@ -38,13 +44,14 @@ class SGD(Strict):
 
 
 class AdamW(Strict):
-    """Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay; ``layer_decay`` as in `SGD`."""
 
     name: Literal["adamw"] = "adamw"
     learning_rate: Positive = 1e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 1e-2
     decay: Decay = "all"
+    layer_decay: LayerDecay = 1.0
 
 
 class Schedule(Strict):

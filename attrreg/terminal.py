@@ -1,14 +1,17 @@
 """What a command says while it works: lines in a log, and a bar where somebody watches."""
 
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from attrreg.cells import Run
 
-__all__ = ["showing"]
+__all__ = ["showing", "showing_stages"]
 
 Report = Callable[[Run, int, int], None]
+QUIET = 5.0  # seconds
 
 
 @contextmanager
@@ -60,3 +63,37 @@ def showing(stage: str, runs: int) -> Iterator[Report]:
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
+
+
+@contextmanager
+def showing_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that is told how far a named stage is; it moves a bar, or prints a line.
+
+    Where nobody watches, a stage is printed once in `QUIET` seconds and when it is done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    bars = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+    tasks: dict[str, TaskID] = {}
+    said: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total, visible=done < total)
+
+    def tell(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total or now - said.setdefault(stage, now) >= QUIET:
+            said[stage] = now
+            share = f"{done / total:.0%}" if total else f"{done:,}"
+            print(f"{stage}: {share}", file=sys.stderr, flush=True)
+
+    if not console.is_terminal:
+        yield tell
+        return
+    with bars:
+        yield show

@@ -37,7 +37,8 @@ def studies(experiment: Experiment) -> list[Study]:
         raise ValueError(
             f"experiment {experiment.name!r} is tuned already: tune the file that it was made from"
         )
-    tuning = tuning.resolved(grid.train_sizes, grid.seeds, experiment.recipe)
+    dataset, variant = next(iter(experiment.datasets().items()))
+    tuning = tuning.resolved(grid.sizes(variant), grid.seeds, experiment.recipe)
     assert tuning.train_size is not None
     assert tuning.seeds is not None
     recipes = experiment.recipes()
@@ -45,8 +46,8 @@ def studies(experiment: Experiment) -> list[Study]:
     found = []
     for name, parts in experiment.compositions().items():
         recipe = recipes[name].model_copy(update={"steps": tuning.steps, "epochs": None})
-        place = (grid.datasets[0], model, name, tuning.train_size, tuning.seeds[0])
-        run = Run(*place, base, options, parts, recipe)
+        place = (dataset, model, name, tuning.train_size, tuning.seeds[0])
+        run = Run(*place, base, options, parts, recipe, variant=variant)
         found.append(Study(run, tuning, tuning.domains(name, parts, recipe)))
     return found
 
@@ -68,7 +69,7 @@ def chosen(results: Results) -> list[dict[str, Any]]:
                 "train_size": run.train_size,
                 "seeds": " ".join(map(str, tuning.seeds or ())),
                 "steps_each": tuning.steps,
-                "validation": catalogue.dataset(run.dataset).validation,
+                "validation": run.source.entry.validation,
                 "trials": len(trials),
                 **{state: states.count(state) for state in ("finished", "pruned", "failed")},
                 "steps": sum(each.steps for each in trials),
@@ -134,7 +135,7 @@ def quoted(experiment: Experiment) -> dict[str, Any]:
         "steps": tuning.steps,
         "train_size": tuning.train_size,
         "seeds": len(tuning.seeds or ()),
-        "validation": catalogue.dataset(experiment.grid.datasets[0]).validation,
+        "validation": next(iter(experiment.datasets().values())).entry.validation,
     }
 
 

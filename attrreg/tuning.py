@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from attrreg.cells import Run
 from attrreg.data.device import TrainingSet
 from attrreg.data.sources import Pool, read_held_out, read_pool
-from attrreg.data.subsets import draw_subsets, read_subset, subset_path
+from attrreg.data.subsets import Subset, draw_subsets, subset_path
 from attrreg.evaluation.predict import BATCH, predict
 from attrreg.execution import Execution
 from attrreg.files import path_name, remove_partial, write_rows, writing
@@ -29,7 +29,7 @@ from attrreg.interruption import Interrupted, listening
 from attrreg.machine import choose_precision
 from attrreg.provenance import array_digest, digest, source_digest, stream_seed
 from attrreg.training.engine import Diverged, Training
-from attrreg.training.runs import prepare, resident_or_streaming
+from attrreg.training.runs import prepare, resident_or_streaming, subset_of
 from attrreg.tuning_settings import Domain, Range, Study, Trial, changed, written
 
 __all__ = ["table_path", "tune"]
@@ -74,14 +74,14 @@ def tune(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run, tuning = studies[0].run, studies[0].tuning
-    pool = read_pool(data, run.dataset)
-    split = read_held_out(data, run.dataset, ["validation"])["validation"]
+    pool = read_pool(data, run.source)
+    split = read_held_out(data, run.source, ["validation"])["validation"]
     with listening() as asked_to_stop:
         bench = _Bench(
             pool,
             {seed: _subset(data, pool, replace(run, seed=seed)) for seed in tuning.seeds or ()},
-            resident_or_streaming(device, execution, pool, np.array(split.x), split.y),
-            array_digest(*split),
+            resident_or_streaming(device, execution, pool, split._replace(x=np.array(split.x))),
+            array_digest(split.x, split.y),
             device,
             execution,
             report,
@@ -102,7 +102,7 @@ class _Bench:
     """What the trials of all methods have in common."""
 
     pool: Pool
-    subsets: dict[int, np.ndarray]
+    subsets: dict[int, Subset]
     validation: TrainingSet
     validation_digest: str
     device: torch.device
@@ -243,7 +243,7 @@ class _Work:
             [
                 run.intent,
                 [bench.pool.digest, bench.validation_digest],
-                {seed: array_digest(subset) for seed, subset in bench.subsets.items()},
+                {seed: array_digest(*subset) for seed, subset in bench.subsets.items()},
                 [tuning.reduction, tuning.metric],
                 {
                     path: domain.model_dump() if isinstance(domain, Range) else domain
@@ -323,10 +323,10 @@ def _decoded(values: dict[str, Any], domains: dict[str, Domain]) -> dict[str, An
     return {path: value(domain, values[path]) for path, domain in domains.items()}
 
 
-def _subset(data: Path, pool: Pool, run: Run) -> np.ndarray:
-    if not subset_path(data, run.dataset, run.seed).is_file():
-        draw_subsets(data, run.dataset, run.seed, pool.images.y)
-    return read_subset(data, run.dataset, run.seed, run.train_size, pool.images.y)
+def _subset(data: Path, pool: Pool, run: Run) -> Subset:
+    if not subset_path(data, run.source, run.seed).is_file():
+        draw_subsets(data, run.source, run.seed, pool.images.y)
+    return subset_of(run, pool, data)
 
 
 def _news(trial: Trial) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from attrreg import method, models
 from attrreg.data.device import TrainingSet
-from attrreg.data.sources import digits
+from attrreg.data.prepare import read_embedded
 from attrreg.evaluation.predict import predict
 from attrreg.machine import use_deterministic
 from attrreg.provenance import array_digest, stream_seed
@@ -55,9 +55,9 @@ def synchronises(name: str) -> str:
 
 def trained(name: str, device: torch.device, steps: int, **options: Any) -> Training:
     """Return a training of a method on 200 digits that has ended."""
-    splits, streams_data = digits(), options.pop("streams", False)
+    splits, streams_data = read_embedded("digits"), options.pop("streams", False)
     data = TrainingSet.on(
-        device, splits.pool.x[:200], splits.pool.y[:200], *_statistics(), streams=streams_data
+        device, splits.pool.take(np.arange(200)), *_statistics(), streams=streams_data
     )
     torch.manual_seed(0)
     model = models.create("resnet10-narrow", num_classes=10, in_chans=1, image_size=8).to(device)
@@ -75,14 +75,14 @@ def weights(training: Training) -> str:
 
 def accuracy(training: Training) -> float:
     """Return the accuracy on the test digits."""
-    splits, device = digits(), training.data.y.device
-    held_out = TrainingSet.on(device, splits.test.x, splits.test.y, *_statistics())
+    splits, device = read_embedded("digits"), training.data.y.device
+    held_out = TrainingSet.on(device, splits.test, *_statistics())
     x, y = held_out.batch(torch.arange(len(held_out), device=device))
     return float((predict(training.model, x).argmax(1) == y).float().mean())
 
 
 def _statistics() -> tuple[np.ndarray, np.ndarray]:
-    scaled = digits().pool.x / 255
+    scaled = read_embedded("digits").pool.x / 255
     return scaled.mean((0, 2, 3)).astype("f4"), scaled.std((0, 2, 3)).astype("f4")
 
 

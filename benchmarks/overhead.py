@@ -29,7 +29,8 @@ from timing import RESULTS, median_interval, write
 from attrreg.cells import Run
 from attrreg.config import read_experiment
 from attrreg.data.device import TrainingSet
-from attrreg.data.sources import prepare, read_pool
+from attrreg.data.prepare import prepare
+from attrreg.data.sources import read_pool
 from attrreg.data.subsets import draw_subsets
 from attrreg.execution import Execution
 from attrreg.machine import use_threads
@@ -163,9 +164,7 @@ def _parts(folder: Path, run: Run) -> dict[str, Callable[[], object]]:
     number = count()
 
     def made() -> Training:
-        data = TrainingSet.on(
-            CPU, pool.images.x[subset], pool.images.y[subset], pool.mean, pool.deviation
-        )
+        data = TrainingSet.on(CPU, pool.images.take(subset), pool.mean, pool.deviation)
         streams = Streams.seeded(lambda name: stream_seed(name, 0), CPU)
         return Training(build_model(run, CPU), build(run.composition), data, run.recipe, streams)
 

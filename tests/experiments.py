@@ -13,7 +13,8 @@ import yaml
 
 from attrreg import cli
 from attrreg.config import Experiment
-from attrreg.data.sources import prepare, read_pool
+from attrreg.data.prepare import prepare
+from attrreg.data.sources import read_pool
 from attrreg.data.subsets import draw_subsets
 from attrreg.plan import Plan, make_plan
 from attrreg.records import read_record

@@ -9,7 +9,6 @@ import pytest
 import timm
 
 from attrreg import catalogue, parameters
-from attrreg.data.sources import Splits
 
 
 def parts_in(annotation):
@@ -94,24 +93,13 @@ def test_labels_tell_methods_apart():
     assert catalogue.label("my own") == "my own"
 
 
-@pytest.mark.parametrize("name", catalogue.DATASETS)
-def test_every_dataset_is_what_its_entry_says(name):
-    entry = catalogue.dataset(name)
-    splits = catalogue.load(entry.implementation)()
-    assert isinstance(splits, Splits)
-    sizes = {split: len(images.y) for split, images in splits._asdict().items()}
-    assert sizes == {split: getattr(entry, split) for split in sizes}
-    for images in splits:
-        assert images.x.shape[1:] == entry.shape
-        assert set(images.y.tolist()) == set(range(entry.classes))
-
-
 def test_the_list_of_timm_names_is_true():
     assert list(catalogue.timm_names()) == sorted(timm.list_models())
 
 
-def test_every_model_is_made_of_a_timm_model():
-    assert {entry.timm for entry in catalogue.MODELS.values()} <= set(catalogue.timm_names())
+def test_a_model_without_an_implementation_is_timms():
+    made_of = {entry.timm for entry in catalogue.MODELS.values() if not entry.implementation}
+    assert made_of <= set(catalogue.timm_names())
     assert not catalogue.MODELS.keys() & set(catalogue.timm_names())
 
 

@@ -126,7 +126,9 @@ class TestFair:
         model = build_model(run, CPU)
         model.load_state_dict(load_file(tmp_path / "runs" / run.path / "weights.safetensors"))
         pool, split = read_pool(data, "digits"), read_held_out(data, "digits", ["validation"])
-        images = resident_or_streaming(CPU, Execution(), pool, *map(_copied, split["validation"]))
+        images = resident_or_streaming(
+            CPU, Execution(), pool, split["validation"]._replace(x=_copied(split["validation"].x))
+        )
         x, y = images.batch(torch.arange(len(images)))
         hits = (predict(model, x).argmax(1) == y).double().mean()
         assert once[0][run.method][0].scores[0][0] == hits

@@ -16,7 +16,7 @@ WRONG = {
     "unknown dataset": (
         {"grid.datasets": ["digit"]},
         "grid.datasets",
-        ["'digit'", "known are digits", "did you mean 'digits'?"],
+        ["'digit'", "known are ", "did you mean 'digits'?", "folder:<path>"],
     ),
     "unknown model": (
         {"grid.models": ["resnet10-narow"]},

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attrreg import catalogue
+from attrreg import catalogue, models
 from attrreg.attribution.engine import ledger, relevance
 from attrreg.attribution.guards import UnsupportedOperation
 from attrreg.attribution.rules import RULES, Rule, resolve_rule
@@ -152,12 +152,12 @@ def judge(name: str, rules: Sequence[str] = LAYERWISE) -> Verdict:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model, size = _built(entry.timm, entry.options)
+            model, shape = _built(name, entry)
             parameters = sum(each.numel() for each in model.parameters())
             batch = 2 if parameters <= MANY else 1
-            found = replace(found, parameters=parameters, size=size, batch=batch)
-            _enliven(model, size)
-            x = torch.randn(batch, 3, size, size, dtype=torch.float64).clamp_(-BOUND, BOUND)
+            found = replace(found, parameters=parameters, size=shape[-1], batch=batch)
+            _enliven(model, shape)
+            x = torch.randn(batch, *shape, dtype=torch.float64).clamp_(-BOUND, BOUND)
             checks = _Checks([_bounded(each) for each in rules])
             checks.run(model.double(), x)
             found = replace(found, **checks.verdict())
@@ -219,30 +219,37 @@ _MEANING = {
 }
 
 
-def _built(name: str, options: dict[str, Any]) -> tuple[nn.Module, int]:
-    """Return a model in evaluation mode, and the height and width of the images that it takes."""
-    given = {"pretrained": False, "num_classes": CLASSES, **options}
+def _built(name: str, entry: catalogue.Model) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a model in evaluation mode, and the shape of the smallest sample that it takes.
+
+    An architecture of timm is timm's own; one of ours is what training builds.
+    """
     any_size: nn.Module | None = None  # a model that is not built for one
     last: Exception | None = None
     for size in SIZES:
+        shape = (3, size) if entry.modality == "series" else (3, size, size)
         try:
-            if any_size is None:
-                model = timm.create_model(name, img_size=size, **given)
+            if name in catalogue.MODELS:
+                model = models.create(name, num_classes=CLASSES, in_chans=3, image_size=size)
+            elif any_size is None:
+                model = timm.create_model(
+                    entry.timm, pretrained=False, num_classes=CLASSES, img_size=size
+                )
         except TypeError:  # takes no such argument
-            model = any_size = timm.create_model(name, **given)
+            model = any_size = timm.create_model(entry.timm, pretrained=False, num_classes=CLASSES)
         except Exception as error:  # cannot be divided into its windows, and the like
             last = error
             continue
         try:
             with torch.no_grad():
-                if model.eval()(torch.zeros(1, 3, size, size)).isfinite().all():
-                    return model, size
+                if model.eval()(torch.zeros(1, *shape)).isfinite().all():
+                    return model, shape
         except Exception as error:  # that an image is too small is said in every way
             last = error
     raise _Wrong(f"takes no image of {SIZES[0]} to {SIZES[-1]} pixels: {_line(last)}")
 
 
-def _enliven(model: nn.Module, size: int) -> None:
+def _enliven(model: nn.Module, shape: tuple[int, ...]) -> None:
     """Replace what starts at a constant by random values, on the scale on which it acts."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -256,7 +263,7 @@ def _enliven(model: nn.Module, size: int) -> None:
                 parameter.uniform_(0.5, 1.5).mul_(start if abs(start) > 0.1 else 1)
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         hooks = [norm.register_forward_pre_hook(_normalise) for norm in norms]
-        model(torch.randn(8, 3, size, size))
+        model(torch.randn(8, *shape))
         for hook in hooks:
             hook.remove()
 

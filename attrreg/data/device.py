@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attrreg.data.samples import Arrays
 from attrreg.recipe import Augmentation
 
 __all__ = [
@@ -32,7 +33,7 @@ AHEAD = 4  # batches that wait ready where a set streams
 class Batch(NamedTuple):
     """What a step reads of the training set, on the device but for the indices.
 
-    ``x`` (b, channels, height, width) uint8, ``y`` (b,) int64, ``region`` (b, height, width) or
+    ``x`` (b, channels, *features) uint8, ``y`` (b,) int64, ``region`` (b, *features) bool or
     None; ``indices`` (b,) int64 on the CPU; ``passes`` completed after this batch.
     """
 
@@ -50,14 +51,14 @@ class TrainingSet:
     Parameters
     ----------
     x
-        (n, channels, height, width) uint8; on the CPU where the set streams.
+        (n, channels, *features) uint8; on the CPU where the set streams.
     y
         (n,) int64.
     mean, deviation
         (channels,) float32, of x / 255 over the whole pool.
     region
-        (n, height, width) float32, the ground-truth region of each sample: 1 inside, 0 outside;
-        None where the dataset has none. Beside x.
+        (n, *features) bool, the ground-truth region of each sample, True inside; None where the
+        dataset has none. Beside x.
     streams
         Whether batches are fetched one by one from the CPU's memory, ahead of their use. They are
         the same either way.
@@ -74,18 +75,22 @@ class TrainingSet:
     def on(
         cls,
         device: torch.device,
-        x: np.ndarray,
-        y: np.ndarray,
+        samples: Arrays,
         mean: np.ndarray,
         deviation: np.ndarray,
         streams: bool = False,
     ) -> "TrainingSet":
-        """Copy arrays to a device; of a set that streams, the images are used where they are."""
-        labels, centre, spread = (
-            torch.from_numpy(np.array(each)).to(device) for each in (y, mean, deviation)
-        )
-        images = torch.from_numpy(x) if streams else torch.from_numpy(np.array(x)).to(device)
-        return cls(images, labels, centre, spread, streams=streams)
+        """Copy arrays to a device; of a set that streams, the inputs are used where they are."""
+
+        def there(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.array(values)).to(device)
+
+        def beside(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values) if streams else there(values)
+
+        region = None if samples.region is None else beside(samples.region)
+        labels, centre, spread = map(there, (samples.y, mean, deviation))
+        return cls(beside(samples.x), labels, centre, spread, region, streams)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -106,12 +111,12 @@ class TrainingSet:
         return self._streamed(order) if self.streams else self._resident(order)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised inputs (b, channels, height, width) float32 and labels (b,) int64."""
+        """Return normalised inputs (b, channels, *features) float32 and labels (b,) int64."""
         x = self.x[indices.to(self.x.device)].to(self.y.device)
         return self.normalised(x), self.y[indices]
 
     def normalised(self, x: Tensor) -> Tensor:
-        """Return uint8 images as models see them, float32."""
+        """Return uint8 inputs as models see them, float32."""
         return normalise(x, self.mean, self.deviation)
 
     def _resident(self, order: Iterable[tuple[Tensor, int]]) -> Generator[Batch]:
@@ -170,12 +175,13 @@ class TrainingSet:
 
 
 def normalise(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Turn uint8 images into what models see: (x / 255 − mean) / deviation, float32.
+    """Turn uint8 inputs into what models see: (x / 255 − mean) / deviation, float32.
 
     A channel that never varies is only centred.
     """
-    spread = torch.where(deviation > 0, deviation, 1).view(-1, 1, 1)
-    return (x.float() / 255 - mean.view(-1, 1, 1)) / spread
+    on_channels = (-1, *[1] * (x.ndim - 2))
+    spread = torch.where(deviation > 0, deviation, 1).view(on_channels)
+    return (x.float() / 255 - mean.view(on_channels)) / spread
 
 
 def batch_indices(
@@ -243,8 +249,10 @@ class Movement:
         return padded.flatten(2).gather(2, of_each).view_as(images)
 
     def apply_to_regions(self, regions: Tensor | None) -> Tensor | None:
-        """Return regions (n, height, width) moved with their images; zero in the padding."""
-        return None if regions is None else self.apply(regions.unsqueeze(1)).squeeze(1)
+        """Return regions (n, *features) moved with their inputs; False in the padding."""
+        if regions is None or (self.offsets is None and self.flipped is None):
+            return regions
+        return self.apply(regions.unsqueeze(1)).squeeze(1)
 
     def apply_to_maps(self, maps: Tensor) -> Tensor:
         """Return the maps (n, height, width) of images before they are moved, moved with them."""

@@ -1,118 +1,54 @@
-"""Where datasets come from, and the arrays that they become.
-
-A source is a function without arguments that returns `Splits`. `prepare` writes them once;
-`read_pool` and `read_held_out` open them. Training reads the pool and cannot reach the rest.
-"""
+"""What is read of a prepared dataset: training reads the pool and cannot reach the rest."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 import numpy as np
 
-from attrreg import catalogue
-from attrreg.data.subsets import balanced_order
-from attrreg.files import new_directory, read_json, remove_partial, write_json
-from attrreg.provenance import array_digest
+from attrreg.data.samples import Arrays
+from attrreg.files import read_json
+from attrreg.provenance import array_digest, digest
+from attrreg.variant import Variant
 
-__all__ = ["Images", "Pool", "Splits", "digits", "prepare", "read_held_out", "read_pool"]
+__all__ = ["SPLITS", "Pool", "read_held_out", "read_pool", "sampled_digest"]
 
-
-class Images(NamedTuple):
-    """Images (n, channels, height, width) uint8 and labels (n,) int64."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-
-class Splits(NamedTuple):
-    """The three parts of a dataset; they share no sample."""
-
-    pool: Images
-    validation: Images
-    test: Images
+SPLITS = ("pool", "validation", "test")
+WHOLE = 2**30  # bytes of a split that are read whole to compare its digest
+BLOCK, BLOCKS = 2**20, 64  # of larger ones, this many blocks of this many bytes
 
 
 class Pool(NamedTuple):
-    """What training may see: the pool, its digest, and the channel statistics of the pool.
+    """What training may see: the pool, its digest, and what describes it.
 
-    ``mean`` and ``deviation`` (channels,) float32 are those of x / 255.
+    ``mean`` and ``deviation`` (channels,) float32 are those of x / 255; ``class_names`` by label.
     """
 
-    images: Images
+    images: Arrays
     digest: str
     mean: np.ndarray
     deviation: np.ndarray
+    class_names: tuple[str, ...] = ()
 
 
-def digits() -> Splits:
-    """Return scikit-learn's handwritten digits: 1,797 real 8×8 images, 0…16 scaled to 0…255.
-
-    The splits are fixed, drawn once by a class-balanced order: 360 test, 360 validation, 1,077
-    pool.
-    """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    x = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    y = bunch.target.astype(np.int64)
-    order = balanced_order(y, np.random.default_rng(0))
-    parts = np.split(order, [360, 720])
-    test, validation, pool = (Images(x[part], y[part]) for part in parts)
-    return Splits(pool, validation, test)
-
-
-def prepare(data: Path, dataset: str) -> Path:
-    """Write the arrays of a dataset under `data`, and return the path of its description.
-
-    Raises
-    ------
-    ValueError
-        The source gives something else than the catalogue says.
-    """
-    entry = catalogue.dataset(dataset)
-    splits: Splits = catalogue.load(entry.implementation)()
-    _check(dataset, entry, splits)
-    folder = data / dataset
-    scaled = splits.pool.x.astype(np.float64) / 255
-    description = {
-        "dataset": dataset,
-        "title": entry.title,
-        "source": entry.source,
-        "licence": entry.licence,
-        "classes": entry.classes,
-        "shape": list(entry.shape),
-        "mean": scaled.mean((0, 2, 3)).tolist(),
-        "deviation": scaled.std((0, 2, 3)).tolist(),
-        "sizes": {name: len(images.y) for name, images in splits._asdict().items()},
-        "digests": {name: array_digest(*images) for name, images in splits._asdict().items()},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".prepare.lock"):
-        remove_partial(folder / "arrays")
-        with new_directory(folder / "arrays") as arrays:
-            for name, images in splits._asdict().items():
-                np.save(arrays / f"{name}_x.npy", images.x, allow_pickle=False)
-                np.save(arrays / f"{name}_y.npy", images.y, allow_pickle=False)
-        write_json(folder / "dataset.json", description)
-    return folder / "dataset.json"
-
-
-def read_pool(data: Path, dataset: str) -> Pool:
+def read_pool(data: Path, dataset: str | Variant) -> Pool:
     """Open what training may see of a dataset; errors as `read_held_out`."""
-    images, description = _read(data, dataset, "pool")
+    variant = Variant.of(dataset)
+    images, description = _read(data, variant, "pool")
+    if len(images.y) == 0:
+        raise ValueError(f"dataset {variant.base!r} is for tests only: it has no training samples")
     return Pool(
         images,
         description["digests"]["pool"],
         np.asarray(description["mean"], dtype=np.float32),
         np.asarray(description["deviation"], dtype=np.float32),
+        tuple(description["class_names"]),
     )
 
 
 def read_held_out(
-    data: Path, dataset: str, splits: Sequence[str] = ("validation", "test")
-) -> dict[str, Images]:
+    data: Path, dataset: str | Variant, splits: Sequence[str] = ("validation", "test")
+) -> dict[str, Arrays]:
     """Open splits that training never sees; the test split is for evaluation only.
 
     Raises
@@ -122,37 +58,46 @@ def read_held_out(
     ValueError
         An array is not what its description says: cut short, changed, or from elsewhere.
     """
-    return {name: _read(data, dataset, name)[0] for name in splits}
+    variant = Variant.of(dataset)
+    return {name: _read(data, variant, name)[0] for name in splits}
 
 
-def _read(data: Path, dataset: str, split: str) -> tuple[Images, dict]:
-    folder = data / dataset
-    command = f"run `attrreg prepare --dataset {dataset} --data {data}`"
+def sampled_digest(*arrays: np.ndarray) -> str:
+    """Return what stands for arrays too large to be read each time: some blocks of each."""
+    found = []
+    for array in arrays:
+        flat = array.reshape(-1).view(np.uint8)
+        starts = np.linspace(0, max(0, len(flat) - BLOCK), BLOCKS, dtype=np.int64)
+        blocks = [flat[start : start + BLOCK] for start in dict.fromkeys(starts.tolist())]
+        found += [str(array.dtype), array.shape, array_digest(*blocks)]
+    return digest(found)
+
+
+def _read(data: Path, variant: Variant, split: str) -> tuple[Arrays, dict]:
+    folder, dataset = data / variant.key, variant.base
+    command = f"run `{variant.command('prepare', data)}`"
     if not (folder / "dataset.json").is_file():
         raise FileNotFoundError(f"dataset {dataset!r} is not prepared under {data}: {command}")
     try:
         description = read_json(folder / "dataset.json")
-        expected = description["digests"][split]
+        digests, sampled = description["digests"][split], description["sampled"][split]
         mean, deviation = description["mean"], description["deviation"]
         np.asarray([mean, deviation], dtype=np.float32)
+        tuple(description["class_names"])
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
             f"{folder / 'dataset.json'} does not describe a dataset ({error}): {command}"
         ) from error
     try:
-        images = Images(
-            *(
-                np.load(
-                    folder / "arrays" / f"{split}_{axis}.npy", mmap_mode="r", allow_pickle=False
-                )
-                for axis in "xy"
-            )
-        )
-        found = array_digest(*images)
+        images = _open(folder / "arrays", split)
+        there = [each for each in images if each is not None]
+        is_small = sum(each.nbytes for each in there) <= WHOLE
+        found = array_digest(*there) if is_small else sampled_digest(*there)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{split} arrays of {dataset!r} are unreadable ({error}): {command}"
         ) from error
+    expected = digests if is_small else sampled
     if found != expected:
         raise ValueError(
             f"{split} arrays of {dataset!r} have digest {found}, their description says "
@@ -161,17 +106,14 @@ def _read(data: Path, dataset: str, split: str) -> tuple[Images, dict]:
     return images, description
 
 
-def _check(dataset: str, entry: catalogue.Dataset, splits: Splits) -> None:
-    for name, images in splits._asdict().items():
-        wanted = (getattr(entry, name), *entry.shape)
-        if images.x.shape != wanted or images.x.dtype != np.uint8:
-            raise ValueError(
-                f"{name} of {dataset!r} is {images.x.dtype} {images.x.shape}, the catalogue says "
-                f"uint8 {wanted}"
-            )
-        classes = np.unique(images.y)
-        if len(images.y) != wanted[0] or not np.array_equal(classes, np.arange(entry.classes)):
-            raise ValueError(
-                f"{name} of {dataset!r} has {len(images.y)} labels of classes {classes.tolist()}, "
-                f"the catalogue says {wanted[0]} of 0 … {entry.classes - 1}"
-            )
+def _open(folder: Path, split: str) -> Arrays:
+    """Map the arrays of a split."""
+
+    def mapped(axis: str) -> np.ndarray:
+        array: np.ndarray = np.load(
+            folder / f"{split}_{axis}.npy", mmap_mode="r", allow_pickle=False
+        )
+        return array
+
+    has_regions = (folder / f"{split}_region.npy").exists()
+    return Arrays(mapped("x"), mapped("y"), mapped("region") if has_regions else None)

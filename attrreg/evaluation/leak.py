@@ -36,7 +36,8 @@ from torch.nn import functional as F
 from attrreg import catalogue, parameters
 from attrreg.cells import Run
 from attrreg.data.device import TrainingSet, batch_indices, input_bounds, normalise
-from attrreg.data.sources import Images, Pool, read_held_out, read_pool
+from attrreg.data.samples import Arrays
+from attrreg.data.sources import Pool, read_held_out, read_pool
 from attrreg.data.subsets import balanced_order, read_subset
 from attrreg.features import on_features, resolve_axes
 from attrreg.method import Method, build
@@ -407,7 +408,7 @@ def answer(
         The dataset is not prepared, or the order of its subsets not drawn.
     """
     run, composition = question.run(), question.composition()
-    entry = catalogue.dataset(question.dataset)
+    entry = run.source.entry
     if not entry.classes <= question.train_size <= entry.pool - entry.classes:
         raise ValueError(
             f"train size {question.train_size} does not suit a pool of {entry.pool} images of "
@@ -416,7 +417,7 @@ def answer(
         )
     pool = read_pool(data, question.dataset)
     needed = min(entry.pool, question.train_size + IMAGES)
-    order = read_subset(data, question.dataset, question.seed, needed, pool.images.y)
+    order = read_subset(data, run.source, question.seed, needed, pool.images.y).indices
     model, untrained = _trained(run, pool, order[: question.train_size], device, report)
     read_by = {
         "learn": _on(device, pool, pool.images, order[question.train_size :]),
@@ -560,9 +561,7 @@ def _trained(
     run: Run, pool: Pool, subset: np.ndarray, device: torch.device, report: Report
 ) -> tuple[nn.Module, nn.Module]:
     """Return the run's model after training, and a copy from before."""
-    training = TrainingSet.on(
-        device, pool.images.x[subset], pool.images.y[subset], pool.mean, pool.deviation
-    )
+    training = TrainingSet.on(device, pool.images.take(subset), pool.mean, pool.deviation)
     model, untrained = build_model(run, device), build_model(run, device)
     streams = Streams.seeded(
         lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), device
@@ -579,7 +578,7 @@ def _trained(
 
 
 def _on(
-    device: torch.device, pool: Pool, images: Images, chosen: np.ndarray
+    device: torch.device, pool: Pool, images: Arrays, chosen: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Return some images as the model sees them, and their labels."""
     x, y, mean, deviation = (

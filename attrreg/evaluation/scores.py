@@ -1,6 +1,7 @@
 """The scores of a run: predictions, metrics, curves and maps, in a directory of their own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrreg.attribution.parts import LRP
-from attrreg.cells import Run
+from attrreg.cells import Run, architecture
 from attrreg.data.device import input_bounds, normalise
 from attrreg.data.sources import read_held_out, read_pool
 from attrreg.evaluation import calibration, occlusion
@@ -23,6 +24,7 @@ from attrreg.records import Outcome, read_record, record_work
 from attrreg.state import State
 from attrreg.training.checkpoint import load_weights, save_tensors
 from attrreg.training.runs import build_model
+from attrreg.variant import Variant
 
 __all__ = ["evaluate_shard"]
 
@@ -42,7 +44,8 @@ def evaluate_shard(
 
     A run that failed, or is not there, has no scores and no entry.
     """
-    held_outs = {name: HeldOut.on(device, data, name) for name in {run.dataset for run in runs}}
+    sources = {run.dataset: run.source for run in runs}
+    held_outs = {name: HeldOut.on(device, data, each) for name, each in sources.items()}
     outcomes: dict[Run, Outcome] = {}
     for done, run in enumerate(runs, start=1):
         trained = results / "runs" / run.path
@@ -54,7 +57,7 @@ def evaluate_shard(
         def work(
             place: Path, run: Run = run, held_out: HeldOut = held_out, trained: Path = trained
         ) -> dict[str, Any]:
-            model = build_model(run, device)
+            model = build_model(replace(run, options=architecture(run.options)), device)
             load_weights(model, trained / "weights.safetensors")
             return _evaluate(run, model, held_out, settings, place)
 
@@ -74,26 +77,31 @@ class HeldOut(NamedTuple):
     """The splits that training never sees, on the device and as models see them."""
 
     splits: dict[str, tuple[Tensor, Tensor]]  # name: inputs float32, labels int64
-    mean: Tensor  # (channels, 1, 1), of x / 255 over the pool
+    mean: Tensor  # (channels, 1, …), of x / 255 over the pool
     deviation: Tensor
     bounds: tuple[tuple[float, ...], tuple[float, ...]]  # of the inputs, per channel
+    region: Tensor | None  # of the test split, (n, *features) bool
 
     @classmethod
-    def on(cls, device: torch.device, data: Path, dataset: str) -> "HeldOut":
+    def on(cls, device: torch.device, data: Path, dataset: Variant) -> "HeldOut":
         """Open the splits of a dataset."""
         pool = read_pool(data, dataset)
         mean, deviation = (
             torch.from_numpy(each).to(device) for each in (pool.mean, pool.deviation)
         )
+        found = read_held_out(data, dataset)
         splits = {
             name: (
                 normalise(torch.tensor(images.x, device=device), mean, deviation),
                 torch.tensor(images.y, device=device),
             )
-            for name, images in read_held_out(data, dataset).items()
+            for name, images in found.items()
         }
+        known = found["test"].region
+        region = None if known is None else torch.tensor(known, device=device)
         bounds = input_bounds(mean, deviation)
-        return cls(splits, mean.view(-1, 1, 1), deviation.view(-1, 1, 1), bounds)
+        on_channels = (-1, *[1] * (pool.images.x.ndim - 2))
+        return cls(splits, mean.view(on_channels), deviation.view(on_channels), bounds, region)
 
     def shown(self, x: Tensor) -> Tensor:
         """Return inputs as images in [0, 1], on the CPU."""
@@ -208,6 +216,7 @@ def _gallery(
             indices=torch.arange(len(x)),
             size=len(x),
             bounds=held_out.bounds,
+            region=None if held_out.region is None else held_out.region[: len(x)],
             memory={"untrained": build_model(run, x.device)} if "untrained" in names else {},
             forward=model,
         )

@@ -1,15 +1,18 @@
-"""Image models: any timm architecture, with a stem that small images survive."""
+"""Models by name: any timm architecture, with a stem that small images survive, and our own."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-import timm
 from torch import nn
 
-from attrreg import catalogue
+from attrreg.models.building import Blueprint
+from attrreg.models.frozen import freeze_backbone
+from attrreg.models.stems import SMALL_IMAGE, use_small_stem
+from attrreg.models.weights import from_file, from_hub, origin
 
-__all__ = ["create", "use_small_stem"]
+__all__ = ["SMALL_IMAGE", "Frozen", "create", "use_small_stem"]
 
-SMALL_IMAGE = 64  # pixels; up to here a 7×7 stride-2 stem would throw most of the image away
+Frozen = Literal["nothing", "backbone"]
 
 
 def create(
@@ -19,9 +22,11 @@ def create(
     in_chans: int,
     image_size: int,
     pretrained: bool = False,
+    weights: Path | str | None = None,
+    frozen: Frozen = "nothing",
     **options: Any,
 ) -> nn.Module:
-    """Build an image model.
+    """Build a model.
 
     Parameters
     ----------
@@ -32,58 +37,48 @@ def create(
     in_chans
         Channels of the input.
     image_size
-        Height and width of the input in pixels. Up to 64, a plain 7×7 stride-2 stem becomes 3×3
-        stride 1 and the max-pool after it goes; other stems stay.
+        Height and width of the input in pixels, or the length of a series. Up to 64 pixels, a plain
+        7×7 stride-2 stem becomes 3×3 stride 1 and the max-pool after it goes; other stems stay.
+        What timm builds for one size is built for this one.
     pretrained
-        Load timm's weights.
+        Load timm's weights, as safetensors only; `origin` says which.
+    weights
+        Load these: a safetensors file. A head of another width is made anew.
+    frozen
+        ``backbone``: only the classifier is trained. Nothing else has gradients, and batch norms
+        keep their statistics, in training mode too.
     options
-        Passed on to timm, after those of the catalogue.
+        Passed on to timm or to our implementation, after those of the catalogue. ``small_stem``
+        is ours: true makes another strided stem work at stride 1 up to 64 pixels, false leaves
+        every stem as it is. ``pretrained_cfg`` names one of timm's weights, as in ``a1_in1k``.
 
     Returns
     -------
     torch.nn.Module
-        Maps (n, in_chans, image_size, image_size) to logits (n, num_classes).
+        Maps (n, in_chans, image_size, image_size), or (n, in_chans, length), to logits
+        (n, num_classes).
 
     Raises
     ------
     KeyError
         Unknown name; the message gives the nearest match.
+    ValueError
+        Options that the model does not have, or weights that do not fit, with what is wrong.
+    FileNotFoundError
+        Weights that are neither here nor to be had; the message says how to bring them.
     """
-    entry = catalogue.model(name)
-    model = timm.create_model(
-        entry.timm,
-        pretrained=pretrained,
-        num_classes=num_classes,
-        in_chans=in_chans,
-        **(entry.options | options),
-    )
-    if image_size <= SMALL_IMAGE:
-        use_small_stem(model)
+    if frozen not in get_args(Frozen):
+        raise ValueError(f"frozen is {frozen!r}: give one of {', '.join(get_args(Frozen))}")
+    if pretrained and weights is not None:
+        raise ValueError(f"model {name!r} has both pretrained and weights: give one of them")
+    plan = Blueprint.of(name, num_classes, in_chans, image_size, options)
+    if pretrained:
+        model = from_hub(plan)
+    elif weights is not None:
+        model = from_file(plan, Path(weights))
+    else:
+        model = plan.build()
+        plan.fit(model)
+    if frozen == "backbone":
+        freeze_backbone(model, new=origin(model)["replaced"])
     return model
-
-
-def use_small_stem(model: nn.Module) -> None:
-    """Replace a plain 7×7 stride-2 stem by 3×3 stride 1, and drop the max-pool behind it."""
-    modules = list(model.named_modules())
-    convolutions = [place for place, (_, each) in enumerate(modules) if isinstance(each, nn.Conv2d)]
-    first, second = (*convolutions, len(modules), len(modules))[:2]
-    if first == len(modules):
-        return
-    path, stem = modules[first]
-    if not isinstance(stem, nn.Conv2d) or (stem.kernel_size, stem.stride) != ((7, 7), (2, 2)):
-        return
-    small = nn.Conv2d(stem.in_channels, stem.out_channels, 3, 1, 1, bias=stem.bias is not None)
-    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-    model.set_submodule(path, small)
-    for path, module in modules[first:second]:
-        if isinstance(module, nn.MaxPool2d):
-            model.set_submodule(_whole_pooling(model, path), nn.Identity())
-            return
-
-
-def _whole_pooling(model: nn.Module, path: str) -> str:
-    """Return the path of a pooling with the blur that may stand beside it in a Sequential."""
-    parent = path.rpartition(".")[0]
-    beside = model.get_submodule(parent)
-    is_pooling = isinstance(beside, nn.Sequential) and not list(beside.parameters())
-    return parent if parent and is_pooling else path

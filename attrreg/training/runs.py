@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from attrreg import catalogue, models
+from attrreg import models
 from attrreg.cells import Run, part_modules
 from attrreg.data.device import TrainingSet
+from attrreg.data.samples import Arrays
 from attrreg.data.sources import Pool, read_pool
-from attrreg.data.subsets import read_subset
+from attrreg.data.subsets import Subset, read_subset
 from attrreg.execution import Execution
 from attrreg.files import path_name, remove_partial, write_rows
 from attrreg.interruption import Interrupted, listening
@@ -28,14 +28,14 @@ from attrreg.machine import (
 )
 from attrreg.method import build
 from attrreg.parameters import Composition
-from attrreg.provenance import array_digest, digest, source_digest, stream_seed
+from attrreg.provenance import array_digest, digest, file_digest, source_digest, stream_seed
 from attrreg.recipe import Recipe
 from attrreg.records import Outcome, record_work
 from attrreg.training.budget import STEPS, cost_ratio
 from attrreg.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from attrreg.training.engine import Streams, Training
 
-__all__ = ["build_model", "prepare", "resident_or_streaming", "train_shard"]
+__all__ = ["build_model", "prepare", "resident_or_streaming", "subset_of", "train_shard"]
 
 Report = Callable[[Run, int, int], None]
 EXECUTION = Execution()
@@ -45,14 +45,14 @@ log = logging.getLogger(__name__)
 
 def build_model(run: Run, device: torch.device) -> torch.nn.Module:
     """Return the run's model with its initial weights, the same for every method and size."""
-    entry = catalogue.dataset(run.dataset)
+    channels, *size = run.source.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("initialisation", run.dataset, run.model, run.seed))
         model: torch.nn.Module = models.create(
             run.base,
-            num_classes=entry.classes,
-            in_chans=entry.shape[0],
-            image_size=entry.shape[1],
+            num_classes=run.source.entry.classes,
+            in_chans=channels,
+            image_size=size[0],
             **run.options,
         )
     return model.to(device)
@@ -94,19 +94,28 @@ def train_shard(
     Interrupted
         A signal asked to stop; what was trained is stored.
     """
-    pools = {name: read_pool(data, name) for name in {run.dataset for run in runs}}
+    pools = {run.dataset: read_pool(data, run.source) for run in _one_of_each_dataset(runs)}
     outcomes: dict[Run, Outcome] = {}
     with listening() as asked_to_stop:
         for run in runs:
             if asked := asked_to_stop():
                 raise Interrupted(f"{asked}: stopped before {run.name}; start it again to go on")
             pool = pools[run.dataset]
-            subset = read_subset(data, run.dataset, run.seed, run.train_size, pool.images.y)
+            subset = subset_of(run, pool, data)
             work = _Work(run, pool, subset, results, device, execution)
             outcomes[run] = work.record(retry_failed, report, asked_to_stop)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     return outcomes
+
+
+def subset_of(run: Run, pool: Pool, data: Path) -> Subset:
+    """Return the training samples of a run, and the labels that it is given."""
+    return read_subset(data, run.source, run.seed, run.train_size, pool.images.y)
+
+
+def _one_of_each_dataset(runs: Sequence[Run]) -> list[Run]:
+    return list({run.dataset: run for run in runs}.values())
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class _Work:
 
     run: Run
     pool: Pool
-    subset: np.ndarray
+    subset: Subset
     results: Path
     device: torch.device
     execution: Execution
@@ -134,10 +143,14 @@ class _Work:
             "recipe": run.recipe.model_dump(mode="json"),
             "device": self.device.type,
             "precision": self.precision,
-            "subset": array_digest(self.subset),
+            "source": run.source.identity,
+            "made_of": [run.base, run.options],
+            "subset": array_digest(*self.subset),
         }
         wanted = [run.intent, self.pool.digest, head["subset"], self.device.type, self.precision]
         try:
+            if "weights" in run.options:
+                wanted.append(file_digest(Path(run.options["weights"])))
             budget = self.budget()
         except OSError:
             raise
@@ -173,6 +186,7 @@ class _Work:
         recipe = self.recipe(self.budget())
         training = self.prepared(self.run.composition, recipe)
         initial = _digest_of(training.model)
+        start = models.origin(training.model)
         if stored.exists():
             try:
                 load_checkpoint(training, stored, digest)
@@ -209,7 +223,9 @@ class _Work:
         return {
             "steps": training.steps,
             "parameters": sum(each.numel() for each in training.model.parameters()),
+            "flops": models.counts(training.model, self.run.source.shape).flops,
             "initial_weights": initial,
+            "weights_from": start,
             "resumed_at": resumed,
             "capture": training.capture,
             "cost": {
@@ -255,14 +271,13 @@ class _Work:
 
 
 def prepare(
-    run: Run, pool: Pool, subset: np.ndarray, device: torch.device, execution: Execution
+    run: Run, pool: Pool, subset: Subset, device: torch.device, execution: Execution
 ) -> Training:
     """Return the training of a run on a subset of its pool, before its first step."""
     precision = choose_precision(run.recipe.precision, device)
     use_deterministic(execution.deterministic, precision)
-    whole = resident_or_streaming(
-        device, execution, pool, pool.images.x[subset], pool.images.y[subset]
-    )
+    chosen = pool.images.take(subset.indices)._replace(y=subset.labels)
+    whole = resident_or_streaming(device, execution, pool, chosen)
     kept = run.recipe.selection.kept(len(whole))
     trained_on, held_back = whole.split(kept) if kept < len(whole) else (whole, None)
     return Training(
@@ -280,11 +295,11 @@ def prepare(
 
 
 def resident_or_streaming(
-    device: torch.device, execution: Execution, pool: Pool, x: np.ndarray, y: np.ndarray
+    device: torch.device, execution: Execution, pool: Pool, samples: Arrays
 ) -> TrainingSet:
     """Return samples, normalised as the pool, on a device if they leave enough of its memory."""
-    streams = x.nbytes > execution.resident_share * free_memory(device)
-    return TrainingSet.on(device, x, y, pool.mean, pool.deviation, streams=streams)
+    streams = samples.x.nbytes > execution.resident_share * free_memory(device)
+    return TrainingSet.on(device, samples, pool.mean, pool.deviation, streams=streams)
 
 
 def _news(training: Training) -> str:

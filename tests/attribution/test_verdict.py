@@ -66,6 +66,13 @@ def test_what_the_engine_explains_is_supported(name):
     assert found.lost < 1e-5
 
 
+@pytest.mark.parametrize("name", ["mnist-cnn", "cnn-series", "mobilenetv3-small"])
+def test_models_of_our_own_are_judged_as_training_builds_them(name):
+    found = judge(name, ["epsilon-plus", "z-box"])
+    assert found.outcome == "supported", found
+    assert found.lost < 1e-4
+
+
 def test_what_the_engine_refuses_is_refused_by_operation_and_module():
     found = judge("test_mambaout", ["lrp-0", "gamma"])
     assert found.outcome == "refused"
@@ -181,7 +188,7 @@ def test_a_rule_that_is_wrong_is_named_and_the_others_are_not(given, engine):
 def test_nothing_is_silent_in_the_model_that_is_checked():
     torch.manual_seed(0)
     model = Small().eval()
-    verdict._enliven(model, 32)
+    verdict._enliven(model, (3, 32, 32))
     for name, values in model.state_dict().items():
         if values.numel() > 1:
             assert values.unique().numel() > 1, name

@@ -13,6 +13,7 @@ from attrreg.data.device import (
     input_bounds,
     normalise,
 )
+from attrreg.data.samples import Arrays
 from attrreg.recipe import Augmentation
 
 SHAPES = [(1, 1, 4, 6), (1, 3, 5, 5), (40, 1, 6, 4), (7, 2, 3, 3)]
@@ -246,7 +247,7 @@ class TestNormalise:
     def test_a_batch_of_the_training_set(self):
         x = np.arange(3 * 1 * 2 * 2, dtype=np.uint8).reshape(3, 1, 2, 2)
         mean, deviation = np.array([0.5], np.float32), np.array([0.25], np.float32)
-        data = TrainingSet.on(torch.device("cpu"), x, np.array([7, 8, 9]), mean, deviation)
+        data = TrainingSet.on(torch.device("cpu"), Arrays(x, np.array([7, 8, 9])), mean, deviation)
         inputs, labels = data.batch(torch.tensor([2, 0, 2]))
         assert labels.tolist() == [9, 7, 9]
         expected = (torch.from_numpy(x[[2, 0, 2]]) / 255 - 0.5) / 0.25
@@ -254,7 +255,7 @@ class TestNormalise:
 
     def test_the_training_set_is_a_copy(self):
         x, y = np.zeros((2, 1, 2, 2), np.uint8), np.array([0, 1])
-        data = TrainingSet.on(torch.device("cpu"), x, y, np.zeros(1), np.ones(1))
+        data = TrainingSet.on(torch.device("cpu"), Arrays(x, y), np.zeros(1), np.ones(1))
         x[:], y[:] = 1, 5
         assert data.x.sum() == 0
         assert data.y.tolist() == [0, 1]

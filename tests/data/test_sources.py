@@ -10,7 +10,10 @@ from experiments import command
 
 from attrreg import catalogue
 from attrreg.data import sources
-from attrreg.data.sources import Images, digits, prepare, read_held_out, read_pool
+from attrreg.data.known import digits as source
+from attrreg.data.prepare import prepare, read_embedded, statistics
+from attrreg.data.samples import Arrays, Request
+from attrreg.data.sources import read_held_out, read_pool, sampled_digest
 
 ARRAYS = [f"{split}_{axis}.npy" for split in ("pool", "validation", "test") for axis in "xy"]
 
@@ -35,20 +38,20 @@ def test_the_splits_share_no_sample_and_lose_none():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    whole = Images(np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None], bunch.target)
-    parts = [sample for images in digits() for sample in flat(images)]
+    whole = Arrays(np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None], bunch.target)
+    parts = [sample for images in read_embedded("digits") for sample in flat(images)]
     assert sorted(parts) == sorted(flat(whole))
 
 
 def test_every_split_has_every_class_about_equally_often():
-    pool, validation, test = digits()
+    pool, validation, test = read_embedded("digits")
     for images in (validation, test):
         assert set(np.bincount(images.y).tolist()) == {36}
     assert np.bincount(pool.y).min() > 90
 
 
 def test_what_is_read_is_what_the_source_gave(data):
-    splits = digits()
+    splits = read_embedded("digits")
     found = {"pool": read_pool(data, "digits").images, **read_held_out(data, "digits")}
     for name, images in splits._asdict().items():
         assert np.array_equal(found[name].x, images.x)
@@ -57,7 +60,7 @@ def test_what_is_read_is_what_the_source_gave(data):
 
 def test_channel_statistics_are_those_of_the_pool(data):
     pool = read_pool(data, "digits")
-    scaled = digits().pool.x / 255
+    scaled = read_embedded("digits").pool.x / 255
     assert pool.mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-6)
     assert pool.deviation == pytest.approx(scaled.std((0, 2, 3)), rel=1e-6)
     assert (pool.mean.dtype, pool.deviation.dtype) == (np.float32, np.float32)
@@ -159,52 +162,51 @@ class TestTrainingSeesOnlyItsPool:
 
     def test_no_sample_of_the_pool_is_held_out(self, data):
         pool = read_pool(data, "digits")
-        sizes = {len(each) for each in pool.images}
-        assert sizes == {1077}
+        assert {len(pool.images.x), len(pool.images.y)} == {1077}
         assert not set(flat(pool.images)) & set(flat(read_held_out(data, "digits")["test"]))
 
 
 class TestSourcesThatAreNotWhatTheCatalogueSays:
-    """A dataset that changed upstream is refused before anything is written."""
-
-    @staticmethod
-    def other_source(change):
-        splits = digits()
-        return lambda: change(splits)
+    """A dataset that changed upstream is refused, and what was prepared before stays."""
 
     @pytest.mark.parametrize(
         "change",
         [
-            lambda splits: splits._replace(test=Images(splits.test.x[1:], splits.test.y[1:])),
-            lambda splits: splits._replace(test=Images(splits.test.x, splits.test.y[1:])),
-            lambda splits: splits._replace(pool=Images(splits.pool.x[..., :7], splits.pool.y)),
-            lambda splits: splits._replace(pool=Images(splits.pool.x / 255, splits.pool.y)),
-            lambda splits: splits._replace(pool=Images(splits.pool.x, splits.pool.y % 9)),
-            lambda splits: splits._replace(pool=Images(splits.pool.x, splits.pool.y + 1)),
+            lambda x, y: (x[1:], y[1:]),
+            lambda x, y: (x[..., :7], y),
+            lambda x, y: (x / 255, y),
+            lambda x, y: (x, y % 9),
+            lambda x, y: (x, y + 1),
+            lambda x, y: (x, y - 1),
         ],
         ids=[
             "fewer samples",
-            "fewer labels",
             "smaller",
             "scaled",
             "a class less",
             "classes from 1",
+            "classes from -1",
         ],
     )
-    def test_it_is_refused_and_nothing_is_written(self, tmp_path, monkeypatch, change):
-        monkeypatch.setattr(sources, "digits", self.other_source(change))
-        with pytest.raises(ValueError, match="the catalogue says"):
-            prepare(tmp_path, "digits")
-        assert list(tmp_path.iterdir()) == []
+    def test_it_is_refused_and_nothing_is_written(self, data, tmp_path, monkeypatch, change):
+        given = source.read(Request())
+        other = replace(given, train=Arrays(*change(given.train.x, given.train.y)))
+        monkeypatch.setattr(source, "read", lambda request: other)
+        for folder in (tmp_path / "new", data):
+            with pytest.raises(ValueError, match="the catalogue says"):
+                prepare(folder, "digits")
+        left = {path.name for path in (tmp_path / "new").rglob("*")}
+        assert left <= {"digits", ".prepare.lock"}
+        assert len(read_pool(data, "digits").images.y) == 1077
 
     def test_arrays_may_lie_in_memory_as_they_like(self, tmp_path, monkeypatch):
-        def strided(splits):
-            parts = (Images(np.asfortranarray(each.x), each.y[::-1][::-1]) for each in splits)
-            return type(splits)(*parts)
-
-        monkeypatch.setattr(sources, "digits", self.other_source(strided))
+        given = source.read(Request())
+        expected = read_embedded("digits").pool.x
+        x, y, _ = given.train
+        strided = replace(given, train=Arrays(np.asfortranarray(x), y[::-1][::-1]))
+        monkeypatch.setattr(source, "read", lambda request: strided)
         prepare(tmp_path, "digits")
-        assert np.array_equal(read_pool(tmp_path, "digits").images.x, digits().pool.x)
+        assert np.array_equal(read_pool(tmp_path, "digits").images.x, expected)
 
     def test_a_second_dataset_has_a_folder_of_its_own(self, data, monkeypatch):
         monkeypatch.setitem(
@@ -213,3 +215,31 @@ class TestSourcesThatAreNotWhatTheCatalogueSays:
         prepare(data, "again")
         assert read_pool(data, "again").digest == read_pool(data, "digits").digest
         assert (data / "again" / "dataset.json").is_file()
+
+
+class TestLargeArrays:
+    """What is too large to be read each time is still known by some of its blocks."""
+
+    def test_a_harmed_block_is_seen(self, data, monkeypatch):
+        monkeypatch.setattr(sources, "WHOLE", 100)
+        assert len(read_pool(data, "digits").images.y) == 1077
+        path = data / "digits" / "arrays" / "pool_x.npy"
+        raw = bytearray(path.read_bytes())
+        raw[-1] ^= 1
+        path.write_bytes(bytes(raw))
+        with pytest.raises(ValueError, match="pool arrays of 'digits' have digest"):
+            read_pool(data, "digits")
+
+    def test_it_depends_on_type_and_shape(self):
+        x = np.arange(64, dtype=np.uint8)
+        shapes = (x, x.reshape(8, 8), x.view(np.int8), x[:63])
+        assert len({sampled_digest(each) for each in shapes}) == len(shapes)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (50, 1, 5, 7), (300, 2, 9)])
+def test_counted_statistics_are_those_of_the_values(shape):
+    x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    over = tuple(axis for axis in range(x.ndim) if axis != 1)
+    mean, deviation = statistics(x)
+    assert mean == pytest.approx((x / 255).mean(over), abs=1e-12)
+    assert deviation == pytest.approx((x / 255).std(over), abs=1e-12)

@@ -8,8 +8,9 @@ from experiments import command, prepare_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrreg.data.sources import prepare, read_pool
+from attrreg.data.sources import read_pool
 from attrreg.data.subsets import balanced_order, draw_subsets, read_subset, subset_path
+from attrreg.variant import Variant
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(
     lambda each: np.array(each, dtype=np.int64)
@@ -28,6 +29,19 @@ def test_an_order_is_a_permutation(labels, seed):
 def test_an_empty_pool_has_an_empty_order():
     order = balanced_order(np.empty(0, dtype=np.int64), np.random.default_rng(0))
     assert (order.shape, order.dtype) == ((0,), np.int64)
+
+
+@settings(deadline=None)
+@given(LABELS, SEEDS)
+def test_an_order_is_that_of_rounds_counted_by_hand(labels, seed):
+    generator = np.random.default_rng(seed)
+    shuffled, within = generator.permutation(len(labels)), generator.random(len(labels))
+    rounds, keys = {}, []
+    for sample, key in zip(shuffled.tolist(), within.tolist(), strict=True):
+        rounds[labels[sample]] = rounds.get(labels[sample], -1) + 1
+        keys.append((rounds[labels[sample]], key, sample))
+    order = balanced_order(labels, np.random.default_rng(seed))
+    assert order.tolist() == [sample for _, _, sample in sorted(keys)]
 
 
 @settings(deadline=None)
@@ -98,14 +112,16 @@ def labels(data):
 
 
 def test_subsets_are_nested(data, labels):
-    whole = read_subset(data, "digits", 0, len(labels), labels)
+    whole = read_subset(data, "digits", 0, len(labels), labels).indices
     for size in (10, 50, 200, 1077):
-        assert np.array_equal(read_subset(data, "digits", 0, size, labels), whole[:size])
+        indices, given_labels = read_subset(data, "digits", 0, size, labels)
+        assert np.array_equal(indices, whole[:size])
+        assert np.array_equal(given_labels, labels[indices])
 
 
 def test_seeds_have_subsets_of_their_own(data, labels):
-    subsets = {tuple(read_subset(data, "digits", seed, 50, labels)) for seed in range(3)}
-    assert len(subsets) == 3
+    found = [read_subset(data, "digits", seed, 50, labels).indices for seed in range(3)]
+    assert len(set(map(tuple, found))) == 3
 
 
 def test_drawing_again_changes_no_byte(data, labels):
@@ -136,23 +152,26 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("law", [{}, {"order": "natural", "imbalance": 3.5, "label_noise": 0.2}])
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_order_is_refused_with_the_command_that_repairs_it(tmp_path, monkeypatch, case):
+def test_a_broken_order_is_refused_with_the_command_that_repairs_it(
+    data, labels, monkeypatch, tmp_path, case, law
+):
     monkeypatch.chdir(tmp_path)  # where no folder has its default name
-    prepare(tmp_path, "digits")
-    labels = read_pool(tmp_path, "digits").images.y
-    path = draw_subsets(tmp_path, "digits", 0, labels)
-    expected = read_subset(tmp_path, "digits", 0, 50, labels)
+    seed, variant = 7, Variant.of("digits", **law)
+    path = draw_subsets(data, variant, seed, labels)
+    expected = read_subset(data, variant, seed, 50, labels)
     if BROKEN[case] is None:
         path.unlink()
     else:
         path.write_text(BROKEN[case])
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        read_subset(tmp_path, "digits", 0, 50, labels)
+        read_subset(data, variant, seed, 50, labels)
     assert str(path) in str(error.value)
     repair = shlex.split(str(error.value).split("`")[1])
     assert command(*repair[1:]).code == 0
-    assert np.array_equal(read_subset(tmp_path, "digits", 0, 50, labels), expected)
+    for before, after in zip(expected, read_subset(data, variant, seed, 50, labels), strict=True):
+        assert np.array_equal(before, after)
 
 
 def test_the_order_of_another_seed_is_not_taken_for_it(data, labels, tmp_path):

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import nn
 
 from attrreg import catalogue, method
-from attrreg.data.sources import digits, read_pool
+from attrreg.data.prepare import read_embedded
+from attrreg.data.sources import read_pool
 from attrreg.data.subsets import read_subset
 from attrreg.evaluation import leak
 from attrreg.evaluation.leak import Question, answer, draw_masks, interval, probe, sentences, table
@@ -354,8 +355,8 @@ class TestAnswer:
 
     def test_the_probe_learns_from_pool_images_that_the_model_has_not_seen(self, data, asked):
         answer(dataclasses.replace(QUICK, draws=3), data, CPU)
-        pool, validation = digits().pool, digits().validation
-        subset = read_subset(data, "digits", 0, 20, pool.y)
+        pool, validation = read_embedded("digits").pool, read_embedded("digits").validation
+        subset = read_subset(data, "digits", 0, 20, pool.y).indices
         rest = np.setdiff1d(np.arange(len(pool.y)), subset)
         statistics = read_pool(data, "digits")
         parts = [(pool.x[rest], pool.y[rest])] * 2 + [(validation.x, validation.y)] * 2

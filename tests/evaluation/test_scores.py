@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from attrreg.data.sources import digits, read_held_out, read_pool
+from attrreg.data.prepare import read_embedded
+from attrreg.data.sources import read_held_out, read_pool
 from attrreg.evaluation import occlusion
 from attrreg.evaluation.scores import evaluate_shard
 from attrreg.protocol import Evaluation
@@ -129,7 +130,7 @@ class TestRight:
 
     def test_the_gallery_shows_the_same_samples_for_every_run(self, folder, run):
         maps = load_file(scores(folder, run) / "maps.safetensors")
-        shown = digits().test
+        shown = read_embedded("digits").test
         torch.testing.assert_close(
             maps["inputs"], torch.tensor(shown.x[:3] / 255, dtype=torch.float32)
         )

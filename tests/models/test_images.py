@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from attrreg import catalogue, models
+from attrreg import models
 
 NARROW = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
 
@@ -68,15 +68,58 @@ def test_other_stems_stay(name):
     assert settings(model) == settings(timm.create_model(name, num_classes=3, in_chans=3))
 
 
-@pytest.mark.parametrize("name", catalogue.MODELS)
-@pytest.mark.parametrize(("in_chans", "image_size"), [(1, 8), (3, 32)])
-def test_models_of_the_catalogue_give_logits(name, in_chans, image_size):
-    model = models.create(name, num_classes=7, in_chans=in_chans, image_size=image_size)
-    x = torch.randn(2, in_chans, image_size, image_size)
-    logits = model(x)
-    assert logits.shape == (2, 7)
-    logits.sum().backward()
-    assert all(value.grad is not None for value in model.parameters())
+@pytest.mark.parametrize("small", [True, False])
+def test_whether_the_stem_is_small_can_be_chosen(small):
+    name, size = ("mobilenetv2_100", 64) if small else ("resnet18", 32)
+    original = timm.create_model(name, num_classes=3, in_chans=3)
+    model = models.create(name, num_classes=3, in_chans=3, image_size=size, small_stem=small)
+    stem, before = first_convolution(model), first_convolution(original)
+    assert (stem.kernel_size, stem.padding) == (before.kernel_size, before.padding)
+    assert (before.stride, stem.stride) == ((2, 2), (1, 1) if small else (2, 2))
+    assert count(model, nn.MaxPool2d) == count(original, nn.MaxPool2d)
+
+
+def test_a_stem_that_is_asked_to_be_small_stays_where_images_are_large():
+    model = models.create("mobilenetv2-small", num_classes=3, in_chans=3, image_size=65)
+    assert first_convolution(model).stride == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_a_stem_that_cuts_patches_cannot_be_made_small_and_says_what_to_do(name):
+    with pytest.raises(ValueError, match=r"begins with .*: remove it .* set patch_size"):
+        models.create(name, num_classes=3, in_chans=3, image_size=32, small_stem=True)
+
+
+def test_what_is_built_for_one_size_is_built_for_that_of_the_images():
+    size = {"num_classes": 3, "in_chans": 1, "image_size": 48}
+    model = models.create("test_vit", **size)
+    assert model.eval()(torch.zeros(1, 1, 48, 48)).shape == (1, 3)
+    larger = models.create("test_vit", **size, img_size=64)
+    assert larger.eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["checkpoint_path", "pretrained_cfg_overlay", "features_only", "cache_dir"],
+)
+def test_options_that_could_read_any_file_or_change_what_a_model_returns_are_refused(option):
+    with pytest.raises(ValueError, match=f"'resnet18' takes no option '{option}'"):
+        models.create("resnet18", num_classes=3, in_chans=3, image_size=32, **{option: "x.pth"})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"widths": (1, 2)}),
+        ("mnist-cnn", {"channels": (1, 2)}),
+        ("test_vit", {"num_heads": 5}),
+    ],
+)
+def test_options_that_a_model_does_not_have_are_named_with_it(name, options):
+    with pytest.raises(
+        ValueError, match=rf"{name}' cannot be built .* options {{'{'|'.join(options)}"
+    ):
+        models.create(name, num_classes=3, in_chans=3, image_size=32, **options)
 
 
 def test_options_pass_through_and_win_over_the_catalogue():

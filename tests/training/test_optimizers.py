@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from small_training import network, streams, training_set
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import lr_scheduler
 
+from attrreg import models
 from attrreg.method import Method
 from attrreg.recipe import SGD, AdamW, Recipe, Schedule
 from attrreg.training.engine import Training
@@ -141,6 +143,116 @@ class TestDecay:
         assert torch.equal(model[0].weight, before)
         held = [each for group in optimizer.param_groups for each in group["params"]]
         assert len(held) == len(list(model.parameters())) - 2
+
+
+def layered(name="resnet10-narrow"):
+    """Return a model that says what its layers are, in double precision."""
+    torch.manual_seed(0)
+    return models.create(name, num_classes=3, in_chans=1, image_size=16).double()
+
+
+class TestLayerDecay:
+    """The nearer a layer is to the input, the smaller are its steps."""
+
+    @pytest.mark.parametrize("decay", ["all", "weights"])
+    @pytest.mark.parametrize(
+        "name", ["resnet10-narrow", "wrn-40-2", "vit-tiny-patch4", "mobilenetv3-small"]
+    )
+    def test_shares_of_the_rate_are_those_of_timm(self, name, decay):
+        model = layered(name)
+        optimizer = make_optimizer(model, SGD(layer_decay=0.7, decay=decay))
+        expected = {
+            parameter: group["lr_scale"]
+            for group in param_groups_layer_decay(model, layer_decay=0.7)
+            for parameter in group["params"]
+        }
+        found = {
+            parameter: group["factor"]
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        assert found.keys() == expected.keys()
+        assert all(found[each] == pytest.approx(expected[each]) for each in found)
+        assert len(set(found.values())) > 3
+
+    @pytest.mark.parametrize("tensor", [False, True])
+    def test_steps_are_as_long_as_the_layer_has_it(self, tensor):
+        model = layered()
+        before = {name: each.detach().clone() for name, each in model.named_parameters()}
+        optimizer = make_optimizer(
+            model, SGD(learning_rate=7.0, momentum=0.0, weight_decay=0.0, layer_decay=0.5)
+        )
+        if tensor:  # as on a GPU
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
+        for each in model.parameters():
+            each.grad = torch.ones_like(each)
+        set_learning_rate(optimizer, 0.1)
+        optimizer.step()
+        layers = ["conv1.", "layer1.", "layer2.", "layer3.", "layer4.", "fc."]
+        for name, each in model.named_parameters():
+            layer = layers.index(name.partition(".")[0] + ".") if name[:2] != "bn" else 0
+            assert_close(
+                before[name] - each.detach(), torch.full_like(each, 0.1 * 0.5 ** (5 - layer))
+            )
+
+    def test_rates_at_the_start_are_shares_of_the_first(self):
+        optimizer = make_optimizer(layered(), AdamW(learning_rate=0.2, layer_decay=0.5))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [0.2 * 0.5**place for place in (5, 4, 3, 2, 1, 0)]
+        )
+
+    @pytest.mark.parametrize("settings_", [SGD(decay="weights"), AdamW()])
+    def test_of_one_leaves_the_groups_as_they_are_without_it(self, settings_):
+        model = layered()
+        groups = make_optimizer(model, settings_.model_copy(update={"layer_decay": 1})).param_groups
+        assert len(groups) == (2 if settings_.decay == "weights" else 1)
+        assert not any("factor" in group for group in groups)
+        found = {each for group in groups for each in group["params"]}
+        assert found == set(model.parameters())
+
+    def test_spares_norms_and_biases_from_weight_decay_in_every_layer(self):
+        model = layered()
+        settings_ = SGD(layer_decay=0.5, decay="weights", weight_decay=0.1)
+        for group in make_optimizer(model, settings_).param_groups:
+            assert {each.ndim > 1 for each in group["params"]} <= {group["weight_decay"] > 0}
+
+    def test_of_a_frozen_backbone_leaves_the_classifier_its_whole_rate(self):
+        model = models.create(
+            "resnet10-narrow", num_classes=3, in_chans=1, image_size=8, frozen="backbone"
+        )
+        [group] = make_optimizer(model, SGD(layer_decay=0.5)).param_groups
+        assert group["factor"] == 1
+        assert len(group["params"]) == 2
+
+    def test_follows_the_schedule_in_a_training(self):
+        model = models.create("resnet10-narrow", num_classes=10, in_chans=1, image_size=8)
+        optimizer = SGD(learning_rate=0.1, layer_decay=0.5)
+        recipe = Recipe(steps=5, batch_size=8, optimizer=optimizer)
+        training = Training(model, Method(), training_set(), recipe, streams())
+        used = []
+        training.optimizer.register_step_pre_hook(
+            lambda each, *_: used.append([group["lr"] for group in each.param_groups])
+        )
+        training.run()
+        factor = learning_rate_factor(recipe.schedule, 5)
+        for step, rates in enumerate(used):
+            whole = 0.1 * factor(step)
+            assert rates == pytest.approx([whole * 0.5**place for place in (5, 4, 3, 2, 1, 0)])
+
+    def test_needs_a_model_that_says_what_its_layers_are(self):
+        with pytest.raises(ValueError, match=r"Sequential does not say .* group_matcher"):
+            make_optimizer(network(), SGD(layer_decay=0.9))
+
+    @pytest.mark.parametrize("found", [0, 1.1, float("nan")])
+    def test_is_a_share(self, found):
+        with pytest.raises(ValidationError, match="layer_decay"):
+            SGD(layer_decay=found)
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused():
+    with pytest.raises(ValueError, match="Sequential has no parameter that is trained"):
+        make_optimizer(network().requires_grad_(False), SGD())
 
 
 class TestRate:

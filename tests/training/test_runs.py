@@ -238,7 +238,7 @@ class TestDataSeen:
         run = planned({"recipe.steps": 10, "recipe.batch_size": 5}).runs[0]
         train_shard([run], tmp_path, data, CPU)
         pool = read_pool(data, "digits")
-        subset = read_subset(data, "digits", run.seed, run.train_size, pool.images.y)
+        subset = read_subset(data, "digits", run.seed, run.train_size, pool.images.y).indices
         mean, deviation = float(pool.mean[0]), float(pool.deviation[0])
         for indices, x, y in seen:
             chosen = subset[indices.numpy()]

@@ -306,7 +306,7 @@ class TestRun:
         run = self.run_of(**{"recipe.selection": {"name": "best", "every": 1}})
         train_shard([run], tmp_path, data, CPU, report=report)
         pool = read_pool(data, "digits")
-        subset = read_subset(data, "digits", 0, 20, pool.images.y)
+        subset = read_subset(data, "digits", 0, 20, pool.images.y).indices
         for indices, y in seen:
             assert indices.max() < 16
             assert np.array_equal(y, pool.images.y[subset[:16]][indices])

@@ -24,6 +24,7 @@ from small_training import (
 from attrreg import method
 from attrreg.data import device
 from attrreg.data.device import TrainingSet, batch_indices
+from attrreg.data.samples import Arrays
 from attrreg.execution import Execution
 from attrreg.interruption import Interrupted
 from attrreg.method import Method
@@ -125,7 +126,7 @@ class TestSameBits:
     def test_images_are_used_where_they_are(self):
         x, y = np.zeros((4, 1, 2, 2), np.uint8), np.arange(4)
         streamed, resident = (
-            TrainingSet.on(CPU, x, y, np.zeros(1), np.ones(1), streams=each)
+            TrainingSet.on(CPU, Arrays(x, y), np.zeros(1), np.ones(1), streams=each)
             for each in (True, False)
         )
         assert np.shares_memory(streamed.x.numpy(), x)

@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from attrreg import catalogue
 from attrreg.config import ConfigError, read_experiment
-from attrreg.plan import evaluation_digest, make_plan
+from attrreg.plan import evaluation_digest, make_plan, preparation_digest
 from attrreg.provenance import digest, source_digest
 from attrreg.tuned import quoted
 
@@ -29,6 +29,7 @@ config["methods"] = "\n".join(
     f"* {catalogue.label(name)}" for name in PLAN.experiment.compositions()
 )
 config["tuning"] = quoted(PLAN.experiment)
+DATASETS = {each.key: each for each in PLAN.experiment.datasets().values()}
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
 TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]
@@ -37,4 +38,5 @@ TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]
 def subsets_of_shard(wildcards):
     """Return the subset orders that the runs of a shard are trained on."""
     runs = SHARDS[wildcards.shard].runs
-    return sorted({DATA / run.dataset / f"subsets/s{run.seed}.json" for run in runs})
+    places = {(run.source.key, run.source.law.name, run.seed) for run in runs}
+    return sorted(DATA / key / f"subsets/{law}/s{seed}.json" for key, law, seed in places)

@@ -8,23 +8,22 @@ rule prepare_dataset:
     conda:
         "../../environment.yml"
     params:
-        digest=lambda wildcards: source_digest(
-            catalogue.dataset(wildcards.dataset).implementation
-        ),
+        digest=lambda wildcards: preparation_digest(DATASETS[wildcards.dataset]),
+        source=lambda wildcards: DATASETS[wildcards.dataset].source,
         data=DATA,
     shell:
-        "attrreg prepare --dataset {wildcards.dataset} --data {params.data} > {log} 2>&1"
+        "attrreg prepare {params.source:q} --data {params.data} > {log} 2>&1"
 
 
 rule draw_subset:
     input:
         DATA / "{dataset}/dataset.json",
     output:
-        DATA / "{dataset}/subsets/s{seed}.json",
+        DATA / "{dataset}/subsets/{law}/s{seed}.json",
     log:
-        FOLDER / "logs/draw_subset/{dataset}-s{seed}.log",
+        FOLDER / "logs/draw_subset/{dataset}-{law}-s{seed}.log",
     benchmark:
-        FOLDER / "benchmarks/draw_subset/{dataset}-s{seed}.tsv"
+        FOLDER / "benchmarks/draw_subset/{dataset}-{law}-s{seed}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -32,4 +31,4 @@ rule draw_subset:
         data=DATA,
     shell:
         "attrreg subset --dataset {wildcards.dataset} --seed {wildcards.seed}"
-        " --data {params.data} > {log} 2>&1"
+        " --law {wildcards.law} --data {params.data} > {log} 2>&1"

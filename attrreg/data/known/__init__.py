@@ -1,0 +1,1 @@
+"""Known datasets: one file per dataset or family."""

@@ -1,0 +1,1 @@
+"""Known models: one file per family. What they are made of is imported when it is built."""
