@@ -54,7 +54,7 @@ def main() -> None:
     size, n = arguments.image_size, arguments.batch_size
     x = torch.randn(n, 3, size, size).clamp_(-BOUND, BOUND).to(device, dtype)
     y = torch.randint(10, (n,)).to(device)
-    model = as_trained(_created(arguments.model, size))
+    model = as_trained(models.create(arguments.model, num_classes=10, in_chans=3, image_size=size))
     shape = f"{n}x3x{size}"
     is_budgeted = device.type == "cpu" and dtype == torch.float32 and arguments.threads == 1
     budgets = BUDGETS.get((arguments.model, shape), {}) if is_budgeted else {}
@@ -107,14 +107,6 @@ def _work(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Work]:
             use_small_stem(twin)
         as_trained(twin).to(x.device, x.dtype)
         yield from _zennit(" (torchvision)", twin, _plain(twin, x, y), x, y)
-
-
-def _created(name: str, size: int) -> nn.Module:
-    given: dict[str, Any] = {"num_classes": 10, "in_chans": 3, "image_size": size}
-    try:
-        return models.create(name, **given, img_size=size)
-    except TypeError:  # not built for one size
-        return models.create(name, **given)
 
 
 def _plain(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:

@@ -51,9 +51,11 @@ def test_the_lines_on_relevance_run():
     assert not torch.equal(model[0].weight, before)
 
 
-def test_the_methods_shown_can_stand_in_a_grid(tmp_path):
+def test_the_methods_and_sizes_shown_can_stand_in_a_grid(tmp_path):
     experiment = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-    experiment["grid"]["methods"] = yaml.load(block("yaml"), Loader=UniqueKeys)["methods"]
+    data, parts = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    experiment["grid"]["methods"] = yaml.load(parts, Loader=UniqueKeys)["methods"]
+    experiment["grid"]["train_sizes"] = yaml.load(data, Loader=UniqueKeys)["train_sizes"]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(experiment))
     compositions = read_experiment(path).compositions()
