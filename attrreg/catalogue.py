@@ -45,6 +45,7 @@ __all__ = [
     "override",
     "preset",
     "timm_names",
+    "torchvision_names",
 ]
 
 PLUGINS = "attrreg.plugins"  # the group of entry points
@@ -274,9 +275,25 @@ def options_of(name: str) -> type[Options]:
 
 
 def model(name: str) -> Model:
-    """Return a model by our name or by timm's; KeyError with the nearest match if there is none."""
+    """Return a model by our name, by timm's, or "torchvision:" and torchvision's.
+
+    Raises
+    ------
+    KeyError
+        No such name; the message gives the nearest match.
+    """
     if name in MODELS:
         return MODELS[name]
+    prefix, _, architecture = name.partition(":")
+    if architecture and prefix == "torchvision":
+        if architecture not in torchvision_names():
+            raise KeyError(unknown("torchvision model", architecture, torchvision_names()))
+        return Model(
+            title=name,
+            modality="image",
+            options={"architecture": architecture},
+            implementation="attrreg.models.from_torchvision:build",
+        )
     if name not in timm_names():
         raise KeyError(unknown("model", name, [*MODELS, *timm_names()]))
     return Model(title=f"timm {name}", modality="image", timm=name)
@@ -286,6 +303,12 @@ def model(name: str) -> Model:
 def timm_names() -> tuple[str, ...]:
     """Return the names of all architectures in the pinned timm, sorted."""
     return tuple(resources.files("attrreg").joinpath("timm_names.txt").read_text().split())
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """Return torchvision's classifiers that give nothing but logits, sorted."""
+    return tuple(resources.files("attrreg").joinpath("torchvision_names.txt").read_text().split())
 
 
 def modalities(composition: Composition) -> tuple[Modality, ...]:

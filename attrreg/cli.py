@@ -505,7 +505,10 @@ def models(
     if like:
         print("\n".join(names))
     else:
-        print(f"and {len(names)} of timm, such as resnet18; list them with --like resnet")
+        print(
+            f"and {len(names)} of timm, such as resnet18; list them with --like resnet; and "
+            f"{len(catalogue.torchvision_names())} as torchvision:<name>"
+        )
 
 
 @app.command()
@@ -522,9 +525,12 @@ def datasets(data: Data = DATA) -> None:
 def _described(name: str, entry: "Dataset", data: Path) -> list[str]:
     """Return the lines about a dataset."""
     from attrreg.entries import NoOptions
+    from attrreg.files import read_json
 
     shape = "×".join(map(str, entry.shape))
-    present = "prepared" if (data / name / "dataset.json").is_file() else "not prepared"
+    described, present = data / name / "dataset.json", "not prepared"
+    if described.is_file():
+        present = f"prepared, pool {read_json(described)['digests']['pool']}"
     lines = [
         f"{name:<18} {entry.modality}, {entry.classes} classes, {shape}, pool {entry.pool}, "
         f"validation {entry.validation}, test {entry.test}"

@@ -148,7 +148,7 @@ class NamedModel(Strict):
     base
         A model of the catalogue or of timm.
     options
-        Passed on to timm, for example ``drop_path_rate``.
+        Passed on to timm, for example ``drop_path_rate``; ``timm`` is another word for it.
     pretrained
         Start from timm's weights.
     weights
@@ -160,6 +160,7 @@ class NamedModel(Strict):
     name: Name
     base: str
     options: dict[str, Any] = Field(default_factory=dict)
+    timm: dict[str, Any] = Field(default_factory=dict)
     pretrained: bool = False
     weights: Path | None = None
     frozen: Literal["nothing", "backbone"] = "nothing"
@@ -170,6 +171,11 @@ class NamedModel(Strict):
         if self.name in catalogue.MODELS or self.name in catalogue.timm_names():
             raise ValueError(
                 f"{self.name!r} is the name of a model: give the changed model a name of its own"
+            )
+        if self.timm and not catalogue.model(self.base).timm:
+            raise ValueError(
+                f"model {self.name!r} has options for timm, but {self.base!r} is not made by timm: "
+                "give them as options"
             )
         if self.pretrained and self.weights is not None:
             raise ValueError(
@@ -186,7 +192,7 @@ class NamedModel(Strict):
             start["weights"] = str(self.weights)
         if self.frozen != "nothing":
             start["frozen"] = self.frozen
-        return self.base, self.options | start
+        return self.base, self.options | self.timm | start
 
 
 class NamedDataset(Strict):

@@ -97,8 +97,8 @@ def read_json(path: Path) -> Any:
 
 
 def path_name(name: str) -> str:
-    """Return a name as it is written in paths: "/" becomes "--"."""
-    return name.replace("/", "--")
+    """Return a name as it is written in paths: "/" becomes "--", ":" becomes "-"."""
+    return name.replace("/", "--").replace(":", "-")
 
 
 def _synchronise(file: Path) -> None:

@@ -7,6 +7,7 @@ from typing import get_args
 import pydantic
 import pytest
 import timm
+import torchvision
 
 from attrreg import catalogue, parameters
 
@@ -91,6 +92,19 @@ def test_labels_tell_methods_apart():
     names = catalogue.method_names()
     assert len({catalogue.label(name) for name in names}) == len(names)
     assert catalogue.label("my own") == "my own"
+
+
+def test_the_list_of_torchvision_names_is_true():
+    given = torchvision.models.list_models(module=torchvision.models)
+    more_than_logits = {"googlenet", "inception_v3"}
+    assert set(catalogue.torchvision_names()) == set(given) - more_than_logits
+
+
+def test_a_model_of_torchvision_is_named_with_its_library():
+    entry = catalogue.model("torchvision:resnet18")
+    assert entry.options == {"architecture": "resnet18"}
+    with pytest.raises(KeyError, match="did you mean 'resnet18'"):
+        catalogue.model("torchvision:resnet81")
 
 
 def test_the_list_of_timm_names_is_true():

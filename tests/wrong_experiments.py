@@ -18,6 +18,11 @@ WRONG = {
         "grid.datasets",
         ["'digit'", "known are ", "did you mean 'digits'?", "folder:<path>"],
     ),
+    "timm options for a model that is not timm's": (
+        {"grid.models": [{"name": "mine", "base": "wrn-40-2", "timm": {"drop_rate": 0.1}}]},
+        "grid.models",
+        ["'wrn-40-2' is not made by timm", "give them as options"],
+    ),
     "unknown model": (
         {"grid.models": ["resnet10-narow"]},
         "grid.models",

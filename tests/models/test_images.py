@@ -146,3 +146,17 @@ def test_the_same_seed_gives_the_same_weights():
 def test_an_unknown_name_gives_the_nearest_match(wrong, meant):
     with pytest.raises(KeyError, match=f"'{wrong}'.*did you mean '{meant}'"):
         models.create(wrong, num_classes=3, in_chans=1, image_size=32)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v3_small", "vit_b_32"])
+def test_models_of_torchvision_take_any_channels(name):
+    size = 224 if name.startswith("vit") else 64
+    channels = 3 if name.startswith("vit") else 2
+    with torch.device("meta"):
+        model = models.create(
+            f"torchvision:{name}", num_classes=5, in_chans=channels, image_size=size
+        )
+        assert model.eval()(torch.zeros(2, channels, size, size)).shape == (2, 5)
+    stem = first_convolution(model)
+    assert stem.in_channels == channels
+    assert (stem.kernel_size == (3, 3)) or name == "vit_b_32"
