@@ -29,8 +29,15 @@ def build(
     )
     path, stem = first_convolution(model) or ("", None)
     if stem is not None and stem.in_channels != in_chans:
-        settings = {"stride": stem.stride, "padding": stem.padding, "bias": stem.bias is not None}
         kernel: Any = stem.kernel_size
-        model.set_submodule(path, nn.Conv2d(in_chans, stem.out_channels, kernel, **settings))
+        new = nn.Conv2d(
+            in_chans,
+            stem.out_channels,
+            kernel,
+            stem.stride,  # type: ignore[arg-type]
+            stem.padding,  # type: ignore[arg-type]
+            bias=stem.bias is not None,
+        )
+        model.set_submodule(path, new)
     fit_stem(model, image_size)
     return model

@@ -278,17 +278,17 @@ def tar_header(name, changes):
 def test_a_member_of_negative_size_does_not_come_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MEMBERS", 50)
     path = tmp_path / "a.tar"
-    path.write_bytes(tar_header("a", {"size": -512}) + bytes(10240))
+    path.write_bytes(tar_header("a", {}) + tar_header("b", {"size": -512}) + bytes(10240))
     refused(path, tmp_path / "x", "damaged", wanted=lambda each: False)
 
 
 def test_many_members_need_little_memory(tmp_path):
-    path = write_gzip(tmp_path / "a.tar.gz", tar_header("a", {}) * 10_000 + bytes(10240))
+    path = write_gzip(tmp_path / "a.tar.gz", tar_header("a", {}) * 5_000 + bytes(10240))
     tracemalloc.start()
     unpack(path, tmp_path / "x", MEGABYTE, lambda each: False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 5_000_000
+    assert peak < 2_000_000
 
 
 def test_an_encrypted_archive_is_refused_and_says_so(tmp_path):

@@ -202,25 +202,23 @@ def test_a_server_that_always_starts_anew_is_given_up(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "second",
+    ("second", "requests"),
     [
-        Answer(ranges=False),
-        Answer(headers={"Content-Range": "bytes 49999-99999/100000"}),
-        Answer(headers={"Content-Range": ""}),
-        Answer(headers={"ETag": '"changed"'}),
-        Answer(headers={"ETag": '"changed"'}, if_range=False),
-        Answer(status=416, headers={"Content-Range": "bytes */20"}, body=b""),
-        Answer(status=416, body=b""),
+        (Answer(ranges=False), 2),
+        (Answer(headers={"ETag": '"changed"'}), 2),
+        (Answer(headers={"ETag": '"changed"'}, if_range=False), 3),
+        (Answer(headers={"Content-Range": "bytes 49999-99999/100000"}), 3),
+        (Answer(headers={"Content-Range": ""}), 3),
+        (Answer(status=416, headers={"Content-Range": "bytes */20"}, body=b""), 3),
+        (Answer(status=416, body=b""), 3),
     ],
-    ids=["whole", "other part", "no part", "changed", "changed, unheeded", "shorter", "refused"],
+    ids=["whole", "changed", "unheeded", "other part", "no part", "shorter", "refused"],
 )
-def test_what_does_not_continue_a_file_begins_it_anew(server, tmp_path, second, caplog):
+def test_what_does_not_continue_a_file_begins_it_anew(server, tmp_path, second, requests):
     server.answers[NAME] = [HALF, second, Answer()]
     archive = declared(server.url(NAME))
     assert get(archive, tmp_path).read_bytes() == CONTENT
-    assert server.ranges(NAME)[:2] == [None, "bytes=50000-"]
-    assert server.ranges(NAME)[2:] in ([], [None])
-    assert "deleted" not in caplog.text
+    assert server.ranges(NAME) == [None, "bytes=50000-", None][:requests]
     assert visible(tmp_path) == [NAME]
 
 
