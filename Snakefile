@@ -33,9 +33,10 @@ localrules:
 rule all:
     input:
         FOLDER / "tables/complete.txt",
+        FOLDER / "tables/claims.csv",
         expand(
             FOLDER / "figures/{figure}.{format}",
-            figure=PLAN.experiment.figures,
+            figure=PLAN.experiment.drawn_figures(),
             format=FORMATS,
         ),
 

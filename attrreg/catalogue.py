@@ -166,6 +166,7 @@ Figure = Literal[
     "ece-by-train-size",
     "reliability",
     "occlusion",
+    "faithfulness",
     "differences",
     "gallery",
 ]

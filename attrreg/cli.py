@@ -89,7 +89,26 @@ def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = Fal
     if shards:
         for shard in planned.shards:
             print(f"  {shard.name}  {len(shard.runs)} runs, about {shard.seconds:.0f} s")
+    print(_visible(planned))
     _notice(planned)
+
+
+def _visible(planned: "Plan") -> str:
+    """Say which differences the design can see, for some spreads of paired differences."""
+    from attrreg.statistics.design import clusters_needed
+    from attrreg.statistics.power import plan_power
+
+    experiment, grid = planned.experiment, planned.experiment.grid
+    clusters = len(grid.seeds) * len(grid.datasets)
+    family = max(1, len(grid.methods) - 1)
+    alpha = experiment.statistics.alpha
+    spreads = {"1 point": 1.0, "2 points": 2.0, "4 points": 4.0}
+    found = plan_power(clusters, spreads, alpha, family)
+    seen = ", ".join(f"{value:.1f} if they spread by {name}" for name, value in found.items())
+    return (
+        f"{clusters} clusters (dataset, seed); {clusters_needed(alpha, family)} or more can be "
+        f"significant. With 80 % power they show a true difference, in points, of {seen}"
+    )
 
 
 @app.command()
@@ -233,10 +252,12 @@ def evaluate(
 ) -> None:
     """Evaluate the trained runs of a shard (without one: of all) that have no scores yet."""
     from attrreg.evaluation.scores import evaluate_shard
+    from attrreg.plan import neutral_runs
 
     def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
         folder, protocol = planned.folder(results), planned.experiment.evaluation
-        return evaluate_shard(runs, folder, data, protocol, device, retry_failed, report)
+        neutral = neutral_runs(planned, runs)
+        return evaluate_shard(runs, folder, data, protocol, device, retry_failed, report, neutral)
 
     _work_through(work, "evaluation", config, shard, results, threads, stamp)
 
@@ -259,24 +280,69 @@ def collect(config: Config, results: Results = RESULTS) -> None:
 def compare_methods(config: Config, results: Results = RESULTS) -> None:
     """Compare the methods: paired differences, exact sign-flip tests, intervals, verdicts."""
     from attrreg.catalogue import control_pairs
-    from attrreg.statistics import compare_all
+    from attrreg.more_tests import items_table, ranks_table
+    from attrreg.statistics import compare_all, run_names
     from attrreg.tables import read_table, write_table
+
+    planned = _plan(config)
+    experiment, folder = planned.experiment, planned.folder(results)
+    tables = folder / "tables"
+    metrics = read_table(tables / "metrics.csv", f"attrreg collect --config {config}")
+    failures = read_table(tables / "failures.csv", f"attrreg collect --config {config}")
+    methods = list(experiment.compositions())
+    known = set(metrics.metric)
+    tested = [name for name in experiment.tested_metrics() if name in known or metrics.empty]
+    for absent in sorted(set(experiment.tested_metrics()) - set(tested)):
+        print(f"note: {absent} is not compared: no run has it", file=sys.stderr)
+    tests = compare_all(
+        metrics,
+        experiment.statistics.references,
+        tested,
+        control_pairs(methods),
+        alpha=experiment.statistics.alpha,
+        methods=methods,
+        equivalence_margins=experiment.statistics.equivalence,
+        noninferiority_margins=experiment.statistics.non_inferiority,
+        scales=experiment.statistics.scales,
+        floors=experiment.statistics.floors,
+        failed=run_names(failures[failures.error != "missing"]),
+    )
+    write_table(tests, tables / "tests.csv")
+    settings = experiment.statistics
+    items = items_table(planned.runs, folder, settings.references, settings.alpha)
+    ranks = ranks_table(metrics, tested, methods, settings.alpha)
+    write_table(items, tables / "items.csv")
+    write_table(ranks, tables / "ranks.csv")
+    verdicts = tests.verdict.value_counts().to_dict()
+    print(f"{tables / 'tests.csv'}: {len(tests)} comparisons, {verdicts}")
+
+
+@app.command()
+def claims(
+    config: Config,
+    results: Results = RESULTS,
+    declared: Annotated[
+        Path, typer.Option("--claims", help="The claims, declared before any result was seen.")
+    ] = Path("configs/claims.yaml"),
+) -> None:
+    """Answer the declared claims from an experiment's tables, each with one of six verdicts."""
+    from attrreg.claims.answering import answer
+    from attrreg.claims.facts import facts_of
+    from attrreg.claims.specification import read_claims, select
+    from attrreg.claims.writing import FORMATS, as_text, write_answers
+    from attrreg.tables import read_table
 
     experiment = _plan(config).experiment
     tables = results / experiment.name / "tables"
     metrics = read_table(tables / "metrics.csv", f"attrreg collect --config {config}")
-    methods = list(experiment.compositions())
-    tests = compare_all(
-        metrics,
-        experiment.statistics.references,
-        experiment.statistics.metrics,
-        control_pairs(methods),
-        alpha=experiment.statistics.alpha,
-        methods=methods,
-    )
-    write_table(tests, tables / "tests.csv")
-    verdicts = tests.verdict.value_counts().to_dict()
-    print(f"{tables / 'tests.csv'}: {len(tests)} comparisons, {verdicts}")
+    chosen = read_claims(declared)
+    if experiment.claims is not None:
+        chosen = select(chosen, experiment.claims)
+    answers = answer(chosen, metrics, facts_of(experiment))
+    for suffix in FORMATS:
+        write_answers(answers, tables / f"claims{suffix}")
+    print(as_text(answers))
+    print(f"wrote {tables / 'claims'}{{{','.join(FORMATS)}}}")
 
 
 @app.command()
@@ -305,7 +371,7 @@ def draw(
         )
         for name, composition in experiment.compositions().items()
     ]
-    for name in figure or experiment.figures:
+    for name in figure or experiment.drawn_figures():
         paths = write(name, tables or folder / "tables", target or folder / "figures", methods)
         print(f"wrote {', '.join(map(str, paths))}")
 

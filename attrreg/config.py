@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,21 +23,12 @@ from attrreg.parameters import Composition
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe, Strict
 from attrreg.statistics.design import clusters_needed, smallest_p
+from attrreg.statistics.directions import is_higher_better
 from attrreg.tuning_settings import Tuning
 from attrreg.variant import Variant
 from attrreg.yaml_files import ConfigError, read_mapping
 
 __all__ = ["ConfigError", "Experiment", "json_schema", "notices", "read_experiment"]
-
-Metrics = Literal[
-    "accuracy",
-    "nll",
-    "brier",
-    "ece",
-    "occlusion-random-pixels",
-    "occlusion-random-block",
-    "occlusion-most-relevant-first",
-]
 
 
 def _no_second_slash(name: str) -> str:
@@ -377,12 +368,25 @@ class Grid(Strict):
                 )
 
 
+Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Statistics(Strict):
-    """Which methods the others are compared with, on what, and at which level."""
+    """Which methods the others are compared with, on what, and at which level.
+
+    Without ``metrics``: accuracy, calibration before and after temperature scaling, and occlusion
+    in every order of the evaluation. ``equivalence`` and ``non_inferiority`` declare by metric, in
+    its own unit, the difference that does not matter; ``scales`` compares a metric by the logarithm
+    of its ratio (then margins are logarithms, too), with values below its ``floors`` raised to it.
+    """
 
     references: Annotated[tuple[str, ...], Field(min_length=1)] = ("baseline",)
-    metrics: Annotated[tuple[Metrics, ...], Field(min_length=1)] = get_args(Metrics)
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     alpha: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = 0.05
+    equivalence: dict[str, Margin] = Field(default_factory=dict)
+    non_inferiority: dict[str, Margin] = Field(default_factory=dict)
+    scales: dict[str, Literal["difference", "log-ratio"]] = Field(default_factory=dict)
+    floors: dict[str, Margin] = Field(default_factory=dict)
 
 
 class Experiment(Strict):
@@ -394,23 +398,50 @@ class Experiment(Strict):
     recipe: Recipe
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
-    figures: tuple[catalogue.Figure, ...] = catalogue.FIGURES
+    figures: tuple[catalogue.Figure, ...] | None = None  # None: all that have something to show
     execution: Execution = Execution()
+    claims: tuple[str, ...] | None = None  # ids of configs/claims.yaml; None: all
     tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _comparisons_can_be_made(self) -> "Experiment":
         _each_once("evaluation.orders", self.evaluation.orders)
-        _each_once("figures", self.figures)
-        _each_once("statistics.metrics", self.statistics.metrics)
+        _each_once("figures", self.figures or ())
+        if (
+            "faithfulness" in (self.figures or ())
+            and "faithfulness" not in self.evaluation.measures
+        ):
+            raise ValueError(
+                "figures has 'faithfulness', which evaluation.measures lacks: add it there or "
+                "remove it here"
+            )
+        _each_once("statistics.metrics", self.statistics.metrics or ())
         _each_once("statistics.references", self.statistics.references)
-        for metric in self.statistics.metrics:
-            order = metric.removeprefix("occlusion-")
-            if order != metric and order not in self.evaluation.orders:
+        measured = self.evaluation.metrics()
+        for metric in self.statistics.metrics or ():
+            if metric not in measured:
                 raise ValueError(
-                    f"statistics.metrics has {metric!r} (all metrics, where none are given), but "
-                    f"evaluation.orders lacks {order!r}: add the order or list other metrics"
+                    "statistics.metrics has "
+                    + catalogue.unknown("metric", metric, measured).removeprefix("unknown ")
+                    + "; what is measured follows from evaluation.orders, measures and maps"
                 )
+            try:
+                is_higher_better(metric)
+            except ValueError:
+                raise ValueError(
+                    f"statistics.metrics has {metric!r}, of which neither more nor less is better: "
+                    "it describes other metrics and is not compared; remove it"
+                ) from None
+        for key in ("equivalence", "non_inferiority", "scales", "floors"):
+            for metric in getattr(self.statistics, key):
+                if metric not in self.tested_metrics():
+                    raise ValueError(
+                        f"statistics.{key} has "
+                        + catalogue.unknown("metric", metric, self.tested_metrics()).removeprefix(
+                            "unknown "
+                        )
+                        + "; only metrics that are compared can have one"
+                    )
         methods = [_name(method) for method in self.grid.methods]
         self._lengths_are_known(methods)
         self._classes_are_trained()
@@ -429,6 +460,19 @@ class Experiment(Strict):
             parts, recipes = self.compositions(), self.recipes()
             self.tuning.check(axes, {name: (parts[name], recipes[name]) for name in methods})
         return self
+
+    def drawn_figures(self) -> tuple[catalogue.Figure, ...]:
+        """Return the figures that are drawn."""
+        if self.figures is not None:
+            return self.figures
+        measured = self.evaluation.measures
+        return tuple(
+            figure for figure in catalogue.FIGURES if figure != "faithfulness" or figure in measured
+        )
+
+    def tested_metrics(self) -> tuple[str, ...]:
+        """Return the metrics that methods are compared on."""
+        return self.statistics.metrics or self.evaluation.tested()
 
     def datasets(self) -> dict[str, Variant]:
         """Return by name where each dataset comes from, and how it is drawn."""

@@ -1,6 +1,7 @@
 """The plan of an experiment: cells, runs and shards, in an order that never changes."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
@@ -23,7 +24,15 @@ from attrreg.parameters import (
 from attrreg.provenance import digest, source_digest
 from attrreg.variant import Variant
 
-__all__ = ["Plan", "Shard", "evaluation_digest", "make_plan", "preparation_digest"]
+__all__ = [
+    "Plan",
+    "Shard",
+    "evaluated_after",
+    "evaluation_digest",
+    "make_plan",
+    "neutral_runs",
+    "preparation_digest",
+]
 
 # A map in plain training steps of the same model; the order of magnitude is what matters here.
 GRADIENT_COST = 0.7
@@ -168,6 +177,31 @@ def _pack(cells: list[list[Run]], seconds: float) -> list[list[Run]]:
     places = [int((end - own / 2) / share) for end, own in zip(ends, work, strict=True)]
     numbered = groupby(range(len(cells)), key=lambda number: places[number])
     return [[run for number in numbers for run in cells[number]] for _, numbers in numbered]
+
+
+def neutral_runs(plan: Plan, runs: Iterable[Run]) -> dict[Run, Run]:
+    """Return by run the one whose map all methods share: the neutral method's, of the next seed.
+
+    Runs at one place of the grid and one seed have the same. Empty where the protocol needs none or
+    the grid has no such method.
+    """
+    settings, seeds = plan.experiment.evaluation, list(plan.experiment.grid.seeds)
+    if not settings.needs_neutral:
+        return {}
+    following = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
+    known = {_place(run): run for run in plan.runs if run.method == settings.neutral}
+    found = {run: known.get((*_place(run)[:-1], following[run.seed])) for run in runs}
+    return {run: other for run, other in found.items() if other is not None}
+
+
+def evaluated_after(plan: Plan, shard: Shard) -> list[str]:
+    """Return the shards that must be trained before a shard is evaluated."""
+    others = set(neutral_runs(plan, shard.runs).values())
+    return [each.name for each in plan.shards if each is shard or others & set(each.runs)]
+
+
+def _place(run: Run) -> tuple[str, str, int, int]:
+    return run.dataset, run.model, run.train_size, run.seed
 
 
 def evaluation_digest(plan: Plan, shard: Shard) -> str:

@@ -85,24 +85,26 @@ class Selection(Strict):
     """Which weights of a training are kept: the last, or the best on samples that are held back.
 
     What is held back is a share of the run's own training samples: selection is paid for from the
-    same label budget. It is looked at whenever a pass over the rest ends, but at most every
-    ``every`` steps.
+    same label budget. ``best`` holds back a fifth if nothing is said, ``last`` nothing. It is
+    looked at whenever a pass over the rest ends, but at most every ``every`` steps, and evaluation
+    fits the temperature on it.
     """
 
     name: Literal["last", "best"] = "last"
-    held_back: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.2
+    held_back: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     every: Count = 50
 
     def kept(self, train_size: int) -> int:
         """Return how many of the samples are trained on."""
-        if self.name == "last":
+        share = 0.2 if self.name == "best" and self.held_back is None else self.held_back
+        if share is None:
             return train_size
         if train_size < 2:
             raise ValueError(
-                f"selection 'best' holds back a share of the training samples, found {train_size} "
-                "of them: give 2 or more, or selection 'last'"
+                f"selection {self.name!r} holds back a share of the training samples, found "
+                f"{train_size} of them: give 2 or more, or selection 'last' without held_back"
             )
-        return max(1, train_size - max(1, round(self.held_back * train_size)))
+        return max(1, train_size - max(1, round(share * train_size)))
 
 
 class Recipe(Strict):

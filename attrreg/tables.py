@@ -23,11 +23,21 @@ FAILURES = [*KEYS, "stage", "error", "message"]
 TABLES = {
     "metrics": [*KEYS, "metric", "value"],
     "cost": [*KEYS, "metric", "value"],
-    "curves": [*KEYS, "order", "fill", "fraction", "accuracy"],
-    "reliability": [*KEYS, "bin", "low", "high", "count", "confidence", "accuracy"],
+    "curves": [*KEYS, "order", "fill", "fraction", "accuracy", "nll"],
+    "reliability": [*KEYS, "scaled", "bin", "low", "high", "count", "confidence", "accuracy"],
+    "classes": [*KEYS, "class", "count", "accuracy"],
+    "localization": [*KEYS, "map", "score", "value", "centre", "chance", "undefined"],
+    "faithfulness": [*KEYS, "map", "fill", "first", "fraction", "accuracy"],
+    "shift": [*KEYS, "corruption", "severity", "accuracy"],
     "history": [*KEYS, "epoch", "step", "learning_rate", "loss", "accuracy"],
     "failures": FAILURES,
 }
+
+# What an evaluation writes; a table that no protocol asks for, or no dataset allows, has no rows.
+SCORED = (
+    *("metrics", "curves", "reliability"),
+    *("classes", "localization", "faithfulness", "shift"),
+)
 
 
 def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:
@@ -57,8 +67,9 @@ def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:
         rows["cost"].append(_keyed(run, _cost(record)))
         if scores is None or scores["status"] != "finished":
             continue
-        for name in ("metrics", "curves", "reliability"):
-            rows[name].append(_keyed(run, pd.read_csv(scored / f"{name}.csv")))
+        for name in SCORED:
+            if (scored / f"{name}.csv").is_file():
+                rows[name].append(_keyed(run, pd.read_csv(scored / f"{name}.csv")))
         _add_maps(gallery, run, runs, scored / "maps.safetensors")
     tables = folder / "tables"
     counts = {}

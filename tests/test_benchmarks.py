@@ -111,3 +111,13 @@ def test_names_of_no_row_are_refused_before_anything_is_measured(measured, scrip
 
 def _seconds(row):
     return float(row["seconds"])
+
+
+def test_measures_are_timed_against_a_plain_pass(measured):
+    small = ("--image-size", "8", "--samples", "10", "--repeats", "1")
+    name, rows = measured("evaluation.py", *small, "--only", "margin", "occlusion random-block")
+    assert name == "evaluation-resnet10-narrow-cpu.csv"
+    assert [row["measure"] for row in rows] == ["occlusion random-block", "margin"]
+    for row in rows:
+        assert float(row["ms_per_1000"]) > 0
+        assert float(row["passes"]) > 0

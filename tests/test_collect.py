@@ -47,9 +47,15 @@ def write_scores(folder, run, **changes):
     metrics = pd.DataFrame({"metric": ["accuracy", "nll"], "value": [number(run), 0.5]})
     metrics.to_csv(place / "metrics.csv", index=False)
     curve = {"order": "random-block", "fill": "mean", "fraction": [0.0, 0.5], "accuracy": 0.1}
-    pd.DataFrame(curve).to_csv(place / "curves.csv", index=False)
-    bins = {"low": 0.0, "high": 0.5, "count": 1, "confidence": 0.2, "accuracy": 0.3}
-    pd.DataFrame([{"bin": 0, **bins}]).to_csv(place / "reliability.csv", index=False)
+    pd.DataFrame({**curve, "nll": 2.0}).to_csv(place / "curves.csv", index=False)
+    bins = {"bin": 0, "low": 0.0, "high": 0.5, "count": 1, "confidence": 0.2, "accuracy": 0.3}
+    rows = [{"scaled": scaled, **bins} for scaled in (False, True)]
+    pd.DataFrame(rows).to_csv(place / "reliability.csv", index=False)
+    classes = {"class": ["0", "1"], "count": [3, 4], "accuracy": [1.0, 0.5]}
+    pd.DataFrame(classes).to_csv(place / "classes.csv", index=False)
+    if run.method == "sgt":  # as of a protocol that measured more
+        shift = {"corruption": "blur", "severity": [1, 2], "accuracy": 0.4}
+        pd.DataFrame(shift).to_csv(place / "shift.csv", index=False)
     maps = {
         "inputs": np.zeros((2, 1, 2, 2), np.float32),
         "labels": np.arange(2),
@@ -88,10 +94,24 @@ class TestWhole:
 
     def test_rows_stand_in_the_order_of_the_plan_under_their_keys(self, folder):
         collect(PLAN.runs, folder)
-        for name in ("metrics", "curves", "reliability", "history"):
+        for name in ("metrics", "curves", "reliability", "classes", "history"):
             rows = table(folder, name)
             assert list(rows.columns[: len(TABLES[name])]) == TABLES[name]
             assert places(rows) == ALL
+
+    def test_what_only_some_evaluations_wrote_has_only_their_rows(self, folder):
+        counts = collect(PLAN.runs, folder)
+        rows = table(folder, "shift")
+        assert list(rows.columns) == TABLES["shift"]
+        assert places(rows) == [key for key in ALL if key[2] == "sgt"]
+        for name in ("localization", "faithfulness"):
+            assert counts[name] == 0
+            assert list(table(folder, name).columns) == TABLES[name]
+
+    def test_reliability_is_there_before_and_after_scaling(self, folder):
+        collect(PLAN.runs, folder)
+        scaled = table(folder, "reliability").scaled
+        assert scaled.tolist() == [False, True] * len(PLAN.runs)
 
     def test_every_row_is_that_of_its_run(self, folder):
         collect(PLAN.runs, folder)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrreg import catalogue, parameters
-from attrreg.plan import evaluation_digest, relative_cost
+from attrreg.plan import evaluated_after, evaluation_digest, neutral_runs, relative_cost
 
 COSTS = [  # cheaper first, or equal
     ("reldrop-block/swapped", "reldrop-block"),
@@ -196,6 +196,11 @@ def test_a_default_that_is_written_out_changes_nothing():
 
 PROTOCOLS = {
     "fill": {"evaluation.fill": "zero"},
+    "beside": {"evaluation.beside": ["mean"]},
+    "measures": {"evaluation.measures": ["training"]},
+    "maps": {"evaluation.maps": ["gradient"]},
+    "profile": {"evaluation.profile": "full"},
+    "neutral": {"evaluation.neutral": "sgt"},
     "fractions": {"evaluation.fractions": [0.0, 0.4]},
     "rule": {"evaluation.rule": "epsilon"},
     "bins": {"evaluation.bins": 10},
@@ -231,3 +236,73 @@ def test_every_place_in_the_grid_has_an_intent_of_its_own():
     options = {"name": "thin", "base": "resnet18", "options": {"drop_rate": 0.1}}
     plan = planned(WIDE | {"grid.models": [*WIDE["grid.models"], options]})
     assert len(set(intents(plan).values())) == len(plan.runs)
+
+
+class TestNeutral:
+    """Of one seed all methods share the map of the neutral method of the next one."""
+
+    GRID = WIDE | {
+        "evaluation.orders": ["random-block", "neutral-most-relevant-first"],
+        "evaluation.measures": [],
+    }
+
+    def test_it_is_the_neutral_method_at_the_same_place_with_the_next_seed(self):
+        plan = planned(self.GRID)
+        found = neutral_runs(plan, plan.runs)
+        assert found.keys() == set(plan.runs)
+        following = {0: 1, 1: 5, 5: 0}
+        for run, other in found.items():
+            assert other.method == "baseline"
+            assert other.seed == following[run.seed]
+            for key in ("dataset", "model", "train_size"):
+                assert other.key[key] == run.key[key]
+
+    def test_seeds_follow_each_other_in_the_order_of_the_file(self):
+        plan = planned(self.GRID | {"grid.seeds": [5, 0, 1]})
+        found = {(run.seed, other.seed) for run, other in neutral_runs(plan, plan.runs).items()}
+        assert found == {(5, 0), (0, 1), (1, 5)}
+
+    def test_no_method_shares_a_seed_with_the_run_whose_map_it_takes(self):
+        plan = planned(self.GRID | {"grid.seeds": 2, "evaluation.neutral": "sgt"})
+        for run, other in neutral_runs(plan, plan.runs).items():
+            assert other.method == "sgt"
+            assert other is not run
+            assert other.seed != run.seed
+
+    def test_only_runs_that_are_asked_for_are_answered(self):
+        plan = planned(self.GRID)
+        some = plan.runs[3:5]
+        assert list(neutral_runs(plan, some)) == list(some)
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({}, True),
+            ({"evaluation.orders": ["random-block"]}, False),
+            ({"evaluation.orders": ["random-block"], "evaluation.measures": ["margin"]}, True),
+            ({"evaluation.orders": ["neutral-least-relevant-first"]}, True),
+            ({"evaluation.neutral": "input-dropout"}, False),
+        ],
+    )
+    def test_there_is_one_where_the_protocol_needs_it_and_the_grid_has_it(self, changes, expected):
+        plan = planned(self.GRID | changes)
+        assert bool(neutral_runs(plan, plan.runs)) == expected
+
+    def test_a_shard_is_evaluated_after_itself_and_those_of_its_neutral_runs(self):
+        plan = planned(self.GRID | {"execution.shard_seconds": 1e-3})
+        for shard in plan.shards:
+            [run, *_] = shard.runs
+            cell = (run.model, run.train_size)
+            [neutral] = [
+                each
+                for each in plan.shards
+                if each.runs[0].method == "baseline"
+                and (each.runs[0].model, each.runs[0].train_size) == cell
+            ]
+            assert set(evaluated_after(plan, shard)) == {shard.name, neutral.name}
+
+    def test_without_need_a_shard_waits_for_nothing_but_itself(self):
+        grid = self.GRID | {"evaluation.orders": ["random-block"], "execution.shard_seconds": 1e-3}
+        plan = planned(grid)
+        for shard in plan.shards:
+            assert evaluated_after(plan, shard) == [shard.name]

@@ -294,10 +294,48 @@ WRONG = {
         "statistics.references",
         ["'baselin'", "known are baseline, reldrop-block", "did you mean 'baseline'?"],
     ),
-    "metric that is not measured": (
-        {"evaluation.orders": ["random-pixels"]},
+    "metric of an order that is not measured": (
+        {
+            "evaluation.orders": ["random-pixels"],
+            "statistics.metrics": ["occlusion-random-block"],
+        },
         "statistics.metrics",
-        ["'occlusion-random-block'", "evaluation.orders lacks 'random-block'"],
+        ["'occlusion-random-block'", "known are accuracy", "follows from evaluation.orders"],
+    ),
+    "metric of a measure that is not made": (
+        {"evaluation.measures": ["margin"], "statistics.metrics": ["train-accuracy"]},
+        "statistics.metrics",
+        ["'train-accuracy'", "known are accuracy", "measures"],
+    ),
+    "metric that nobody knows": (
+        {"statistics.metrics": ["acuracy"]},
+        "statistics.metrics",
+        ["'acuracy'", "did you mean 'accuracy'?"],
+    ),
+    "metric of which no way is better": (
+        {"statistics.metrics": ["accuracy", "temperature"]},
+        "statistics.metrics",
+        ["'temperature'"],
+    ),
+    "fill that stands beside the headline twice": (
+        {"evaluation.beside": ["mean", "mean"]},
+        "evaluation.beside",
+        ["more than once", "mean"],
+    ),
+    "unknown measure": (
+        {"evaluation.measures": ["margins"]},
+        "evaluation.measures",
+        ["'margins'", "did you mean 'margin'?"],
+    ),
+    "unknown map": (
+        {"evaluation.maps": ["gradientt"]},
+        "evaluation.maps",
+        ["'gradientt'", "did you mean 'gradient'?"],
+    ),
+    "held back whole": (
+        {"recipe.selection": {"name": "last", "held_back": 1.0}},
+        "recipe.selection.held_back",
+        ["1.0"],
     ),
     "fractions that do not ascend": (
         {"evaluation.fractions": [0.0, 0.5, 0.2]},

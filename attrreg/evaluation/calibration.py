@@ -7,14 +7,30 @@ is the first class with the largest logit.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-__all__ = ["Reliability", "brier", "ece", "mce", "nll", "reliability", "temperature"]
+from attrreg.evaluation.checks import check_whole, checked_logits, checked_predictions
 
-_SCHEMES = ("width", "mass")
+__all__ = [
+    "BrierParts",
+    "Reliability",
+    "brier",
+    "brier_decomposition",
+    "classwise_ece",
+    "ece",
+    "in_bins",
+    "mce",
+    "nll",
+    "reliability",
+    "rmsce",
+    "scaled",
+    "temperature",
+]
+
 _TEMPERATURE_LIMIT = 1e3
 
 
@@ -68,22 +84,10 @@ def reliability(
     ----------
     Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    logits, labels = _checked(logits, labels)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins is {bins!r}: a whole number of at least 1 is allowed")
-    if scheme not in _SCHEMES:
-        raise ValueError(f"unknown scheme {scheme!r}: known are {', '.join(_SCHEMES)}")
+    logits, labels = checked_predictions(logits, labels)
     confidence = logits.softmax(dim=1).amax(dim=1)
     correct = (logits.argmax(dim=1) == labels).double()
-    index, low, high = (_by_width if scheme == "width" else _by_mass)(confidence, bins)
-    count = torch.bincount(index, minlength=bins)
-    return Reliability(
-        low=low,
-        high=high,
-        count=count,
-        confidence=torch.bincount(index, confidence, minlength=bins) / count,
-        accuracy=torch.bincount(index, correct, minlength=bins) / count,
-    )
+    return _diagram(confidence, correct, bins, scheme)
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15, scheme: str = "width") -> Tensor:
@@ -105,6 +109,84 @@ def mce(logits: Tensor, labels: Tensor, bins: int = 15, scheme: str = "width") -
     return gap.max()
 
 
+def rmsce(logits: Tensor, labels: Tensor, bins: int = 15, scheme: str = "width") -> Tensor:
+    """Return the root of the mean squared (accuracy − confidence), bins weighted by count.
+
+    Empty bins do not count. Parameters, errors and source are those of `reliability`.
+    """
+    gap, weight = _gaps(reliability(logits, labels, bins, scheme))
+    return (gap.square() * weight).sum().sqrt()
+
+
+def classwise_ece(logits: Tensor, labels: Tensor, bins: int = 15, scheme: str = "width") -> Tensor:
+    """Return the mean over classes of the ECE of that class's probability.
+
+    In each bin of a class's probability its mean is compared with the share of samples that have
+    the class, whatever is predicted. Classes that no sample has count too. Parameters and errors
+    are those of `reliability`.
+
+    References
+    ----------
+    Kull et al., Beyond temperature scaling, NeurIPS 2019, equation 2.
+    """
+    logits, labels = checked_predictions(logits, labels)
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for number, probability in enumerate(logits.softmax(dim=1).unbind(1)):
+        gap, weight = _gaps(_diagram(probability, (labels == number).double(), bins, scheme))
+        total += (gap * weight).sum()
+    return total / logits.shape[1]
+
+
+class BrierParts(NamedTuple):
+    """Parts of the Brier score, 0-d: reliability − resolution + uncertainty + within."""
+
+    reliability: Tensor
+    resolution: Tensor
+    uncertainty: Tensor
+    within: Tensor
+
+
+def brier_decomposition(
+    logits: Tensor, labels: Tensor, bins: int = 15, scheme: str = "width"
+) -> BrierParts:
+    """Return the parts of `brier`: classwise binning, every part summed over the classes.
+
+    With p the probability of a class, o whether the label is this class, p̄ and ō their means in a
+    bin, and bins weighted by count:
+
+    * reliability is the mean of (p̄ − ō)²: 0 where calibrated, smaller is better;
+    * resolution is the mean of (ō − mean o)²: larger is better;
+    * uncertainty is mean o · (1 − mean o), of the labels alone;
+    * within is what binning leaves: the mean of (p − p̄)² − 2 (p − p̄)(o − ō), 0 where all p of a bin
+      are equal. Below 0, p is of use inside bins too.
+
+    Reliability and resolution are biased upward in small samples: compare only at equal n and bins.
+    Parameters and errors are those of `reliability`.
+
+    References
+    ----------
+    Murphy, A new vector partition of the probability score, 1973; Stephenson et al., Two extra
+    components in the Brier score decomposition, 2008 (the parts within bins).
+    """
+    logits, labels = checked_predictions(logits, labels)
+    parts = torch.zeros(4, dtype=torch.float64, device=logits.device)
+    for number, p in enumerate(logits.softmax(dim=1).unbind(1)):
+        o = (labels == number).double()
+        index, _, _ = in_bins(p, bins, scheme)
+        count = torch.bincount(index, minlength=bins)
+        p_mean, o_mean = ((torch.bincount(index, each, bins) / count)[index] for each in (p, o))
+        p_rest, o_rest, base = p - p_mean, o - o_mean, o.mean()
+        parts += torch.stack(
+            [
+                (p_mean - o_mean).square().mean(),
+                (o_mean - base).square().mean(),
+                base * (1 - base),
+                (p_rest.square() - 2 * p_rest * o_rest).mean(),
+            ]
+        )
+    return BrierParts(*parts)
+
+
 def brier(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the Brier score, summed over classes: from 0 (perfect) to 2 (surely wrong).
 
@@ -114,7 +196,7 @@ def brier(logits: Tensor, labels: Tensor) -> Tensor:
     ----------
     Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = checked_predictions(logits, labels)
     target = torch.nn.functional.one_hot(labels, logits.shape[1])
     return (logits.softmax(dim=1) - target).square().sum(dim=1).mean()
 
@@ -124,7 +206,7 @@ def nll(logits: Tensor, labels: Tensor) -> Tensor:
 
     Parameters and errors are those of `reliability`.
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = checked_predictions(logits, labels)
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
@@ -142,7 +224,7 @@ def temperature(logits: Tensor, labels: Tensor) -> Tensor:
     ----------
     Guo et al., On calibration of modern neural networks, ICML 2017, section 4.2.
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = checked_predictions(logits, labels)
     relative = logits - logits.gather(1, labels[:, None])
 
     def slope(log_inverse: float) -> float:
@@ -162,10 +244,51 @@ def temperature(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(math.exp(-log_inverse), dtype=torch.float64, device=logits.device)
 
 
+def scaled(logits: Tensor, temperature: Tensor | float) -> Tensor:
+    """Return logits ÷ temperature, float64: what every score here takes after scaling.
+
+    Raises
+    ------
+    ValueError
+        If logits are not as in `reliability`, or the temperature is no single finite number > 0.
+    """
+    logits = checked_logits(logits)
+    found = torch.as_tensor(temperature, dtype=torch.float64, device=logits.device)
+    if found.numel() != 1 or not 0 < float(found) < math.inf:
+        raise ValueError(f"temperature is {temperature}: a finite number > 0 is allowed")
+    return logits / found.view(())
+
+
+def in_bins(values: Tensor, bins: int, scheme: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bin of each value in [0, 1], and the bins' edges; see `reliability`.
+
+    Returns
+    -------
+    tuple of Tensor
+        (n,) int64; (bins,) and (bins,) float64.
+    """
+    check_whole(bins, "bins")
+    if scheme not in _SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}: known are {', '.join(_SCHEMES)}")
+    return _SCHEMES[scheme](values, bins)
+
+
+def _diagram(confidence: Tensor, correct: Tensor, bins: int, scheme: str) -> Reliability:
+    index, low, high = in_bins(confidence, bins, scheme)
+    count = torch.bincount(index, minlength=bins)
+    return Reliability(
+        low=low,
+        high=high,
+        count=count,
+        confidence=torch.bincount(index, confidence, minlength=bins) / count,
+        accuracy=torch.bincount(index, correct, minlength=bins) / count,
+    )
+
+
 def _by_width(confidence: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return each sample's bin, and the bins' edges."""
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
-    index = torch.bucketize(confidence, edges[1:-1].contiguous(), right=True)
+    index = torch.bucketize(confidence.contiguous(), edges[1:-1].contiguous(), right=True)
     return index, edges[:-1], edges[1:]
 
 
@@ -180,39 +303,11 @@ def _by_mass(confidence: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     return index, low, high
 
 
+_SCHEMES = {"width": _by_width, "mass": _by_mass}
+
+
 def _gaps(diagram: Reliability) -> tuple[Tensor, Tensor]:
     """Return |accuracy − confidence| and the share of samples, of the bins that are not empty."""
     filled = diagram.count > 0
     gap = (diagram.accuracy - diagram.confidence).abs()[filled]
     return gap, diagram.count[filled] / diagram.count.sum().double()
-
-
-def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits as float64 and labels as int64, or say what is wrong with them."""
-    shape = tuple(logits.shape)
-    if logits.ndim != 2 or shape[0] < 1 or shape[1] < 2:
-        raise ValueError(
-            f"logits have shape {shape}: (n, classes) with n ≥ 1 and classes ≥ 2 is allowed"
-        )
-    if not logits.is_floating_point():
-        raise ValueError(f"logits have dtype {logits.dtype}: a floating dtype is allowed")
-    if tuple(labels.shape) != shape[:1]:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}: one label per row of logits, so "
-            f"({shape[0]},), is allowed"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels have dtype {labels.dtype}: class numbers (int64) are allowed")
-    broken = int((~logits.isfinite()).any(dim=1).sum())
-    if broken:
-        raise ValueError(
-            f"logits of {broken} of {shape[0]} samples are NaN or infinite: only finite logits are "
-            "allowed; the model has probably diverged"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= shape[1]:
-        raise ValueError(
-            f"labels lie between {low} and {high}: 0 to {shape[1] - 1} is allowed, one for each "
-            "column of the logits"
-        )
-    return logits.detach().double(), labels.long()

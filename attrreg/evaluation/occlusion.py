@@ -10,7 +10,16 @@ from attrreg.evaluation.predict import predict
 from attrreg.features import over_channels, resolve_axes
 from attrreg.perturbation import fill_values, rank
 
-__all__ = ["Curve", "area_under", "curve", "most_relevant_first", "random_block", "random_pixels"]
+__all__ = [
+    "Curve",
+    "area_under",
+    "curve",
+    "grid_patches",
+    "least_relevant_first",
+    "most_relevant_first",
+    "random_block",
+    "random_pixels",
+]
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(10))
 
@@ -111,6 +120,30 @@ def random_block(x: Tensor, generator: torch.Generator, axes: tuple[int, ...]) -
     places = torch.arange(flat.shape[1], device=x.device).expand_as(flat)
     order = torch.empty_like(shuffled).scatter_(1, shuffled.gather(1, ordered), places)
     return order.view(distance.shape)
+
+
+def grid_patches(
+    x: Tensor, generator: torch.Generator, axes: tuple[int, ...], cells: int = 4
+) -> Tensor:
+    """Return an order that takes cell after cell of a grid, in a random order in every sample.
+
+    Every axis is cut into `cells` parts, as equal as can be; within a cell the order is random.
+    """
+    sizes = [x.shape[axis] for axis in axes]
+    cell = torch.zeros(sizes, dtype=torch.int64, device=x.device)
+    for axis, size in enumerate(sizes):
+        part = torch.arange(size, device=x.device) * cells // size
+        shape = [size if each == axis else 1 for each in range(len(sizes))]
+        cell = cell * cells + part.view(shape)
+    turn = torch.rand((len(x), cells ** len(sizes)), generator=generator, device=x.device)
+    within = torch.rand((len(x), cell.numel()), generator=generator, device=x.device)
+    turns = turn.argsort(1).argsort(1)[:, cell.flatten()]
+    return rank((turns + within.to(torch.float64)).view(len(x), *sizes))
+
+
+def least_relevant_first(relevance: Tensor) -> Tensor:
+    """Return the order of ascending relevance, (n, *features)."""
+    return rank(relevance)
 
 
 def most_relevant_first(relevance: Tensor) -> Tensor:

@@ -1,20 +1,18 @@
 """The scores of a run: predictions, metrics, curves and maps, in a directory of their own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attrreg.attribution.parts import LRP
 from attrreg.cells import Run, architecture
-from attrreg.data.device import input_bounds, normalise
-from attrreg.data.sources import read_held_out, read_pool
-from attrreg.evaluation import calibration, occlusion
+from attrreg.evaluation.measures import MEASURES, Found, calibrated, occluded, predicted
 from attrreg.evaluation.predict import predict
-from attrreg.features import resolve_axes
+from attrreg.evaluation.subject import HeldOut, Subject
 from attrreg.files import write_rows
 from attrreg.method import build
 from attrreg.parameters import chain
@@ -24,7 +22,6 @@ from attrreg.records import Outcome, read_record, record_work
 from attrreg.state import State
 from attrreg.training.checkpoint import load_weights, save_tensors
 from attrreg.training.runs import build_model
-from attrreg.variant import Variant
 
 __all__ = ["evaluate_shard"]
 
@@ -39,33 +36,66 @@ def evaluate_shard(
     device: torch.device,
     retry_failed: bool = False,
     report: Report = lambda run, done, total: None,
+    neutral: Mapping[Run, Run] | None = None,
 ) -> dict[Run, Outcome]:
     """Evaluate every finished run of a shard that has no scores yet; say what became of each.
 
     A run that failed, or is not there, has no scores and no entry.
+
+    Parameters
+    ----------
+    runs
+        The shard.
+    results
+        The folder of the experiment; scores lie in ``scores`` below it.
+    data
+        The folder of prepared datasets.
+    settings
+        The protocol.
+    device
+        Where to evaluate.
+    retry_failed
+        Try runs again whose evaluation failed before.
+    report
+        Called after every run with the run, the runs done, and the runs in all.
+    neutral
+        By run the one whose map is shared by all methods. Where that is not trained, what needs it
+        is not measured; it is when the run is evaluated again after that.
     """
     sources = {run.dataset: run.source for run in runs}
     held_outs = {name: HeldOut.on(device, data, each) for name, each in sources.items()}
     outcomes: dict[Run, Outcome] = {}
     for done, run in enumerate(runs, start=1):
-        trained = results / "runs" / run.path
-        record = read_record(trained)
-        if record is None or record["status"] != "finished":
+        record = _finished(results, run)
+        if record is None:
             continue
-        held_out = held_outs[run.dataset]
+        other = (neutral or {}).get(run)
+        known = None if other is None else _finished(results, other)
 
         def work(
-            place: Path, run: Run = run, held_out: HeldOut = held_out, trained: Path = trained
+            place: Path, run: Run = run, other: Run | None = other if known else None
         ) -> dict[str, Any]:
-            model = build_model(replace(run, options=architecture(run.options)), device)
-            load_weights(model, trained / "weights.safetensors")
-            return _evaluate(run, model, held_out, settings, place)
+            subject = Subject(
+                run,
+                _trained(run, results, device),
+                held_outs[run.dataset],
+                settings,
+                data,
+                None if other is None else _trained(other, results, device),
+            )
+            return _evaluate(subject, place)
 
         intent = run.scores_intent(settings.model_dump(mode="json"))
+        shared = known["digest"] if known else ""
         outcomes[run] = record_work(
             results / "scores" / run.path,
-            digest([record["digest"], intent, device.type]),
-            {**run.key, "run": record["digest"], "intent": intent},
+            digest([record["digest"], intent, device.type, shared]),
+            {
+                **run.key,
+                "run": record["digest"],
+                "intent": intent,
+                "neutral": other.name if other and known else None,
+            },
             work,
             retry_failed,
         )
@@ -73,129 +103,50 @@ def evaluate_shard(
     return outcomes
 
 
-class HeldOut(NamedTuple):
-    """The splits that training never sees, on the device and as models see them."""
-
-    splits: dict[str, tuple[Tensor, Tensor]]  # name: inputs float32, labels int64
-    mean: Tensor  # (channels, 1, …), of x / 255 over the pool
-    deviation: Tensor
-    bounds: tuple[tuple[float, ...], tuple[float, ...]]  # of the inputs, per channel
-    region: Tensor | None  # of the test split, (n, *features) bool
-
-    @classmethod
-    def on(cls, device: torch.device, data: Path, dataset: Variant) -> "HeldOut":
-        """Open the splits of a dataset."""
-        pool = read_pool(data, dataset)
-        mean, deviation = (
-            torch.from_numpy(each).to(device) for each in (pool.mean, pool.deviation)
-        )
-        found = read_held_out(data, dataset)
-        splits = {
-            name: (
-                normalise(torch.tensor(images.x, device=device), mean, deviation),
-                torch.tensor(images.y, device=device),
-            )
-            for name, images in found.items()
-        }
-        known = found["test"].region
-        region = None if known is None else torch.tensor(known, device=device)
-        bounds = input_bounds(mean, deviation)
-        on_channels = (-1, *[1] * (pool.images.x.ndim - 2))
-        return cls(splits, mean.view(on_channels), deviation.view(on_channels), bounds, region)
-
-    def shown(self, x: Tensor) -> Tensor:
-        """Return inputs as images in [0, 1], on the CPU."""
-        return (x * self.deviation + self.mean).clamp(0, 1).cpu().contiguous()
+def _finished(results: Path, run: Run) -> dict[str, Any] | None:
+    """Return the record of a run that was trained to its end, or None."""
+    record = read_record(results / "runs" / run.path)
+    return record if record is not None and record["status"] == "finished" else None
 
 
-def _evaluate(
-    run: Run,
-    model: nn.Module,
-    held_out: HeldOut,
-    settings: Evaluation,
-    place: Path,
-) -> dict[str, Any]:
-    predictions: dict[str, Tensor] = {}
-    for name, (x, y) in held_out.splits.items():
-        predictions[f"{name}/logits"] = predict(model, x).cpu()
-        predictions[f"{name}/labels"] = y.cpu()
-    logits, labels = predictions["test/logits"], predictions["test/labels"]
-    metrics = {
-        "accuracy": (logits.argmax(1) == labels).double().mean(),
-        "nll": calibration.nll(logits, labels),
-        "brier": calibration.brier(logits, labels),
-        "ece": calibration.ece(logits, labels, bins=settings.bins),
+def _trained(run: Run, results: Path, device: torch.device) -> nn.Module:
+    model = build_model(replace(run, options=architecture(run.options)), device)
+    load_weights(model, results / "runs" / run.path / "weights.safetensors")
+    return model
+
+
+def _evaluate(subject: Subject, place: Path) -> dict[str, Any]:
+    """Measure everything that the protocol asks for, and write it."""
+    wanted = [predicted, calibrated, occluded]
+    wanted += [MEASURES[name] for name in subject.settings.measures]
+    metrics: dict[str, Tensor] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for measure in wanted:
+        found: Found = measure(subject)
+        metrics |= found[0]
+        tables |= {name: rows for name, rows in found[1].items() if rows}
+    predictions = {
+        "test/logits": subject.logits.cpu(),
+        "test/labels": subject.held_out.splits["test"][1].cpu(),
     }
-    curves = _curves(run, model, held_out, settings)
-    metrics |= {f"occlusion-{order}": each.area for order, each in curves.items()}
     save_tensors(predictions, place / "predictions.safetensors")
-    write_rows(
-        place / "metrics.csv",
-        [{"metric": name, "value": float(value)} for name, value in metrics.items()],
-    )
-    write_rows(
-        place / "curves.csv",
-        [
-            {"order": order, "fill": settings.fill, "fraction": fraction, "accuracy": accuracy}
-            for order, each in curves.items()
-            for fraction, accuracy in zip(
-                each.fractions.tolist(), each.accuracy.tolist(), strict=True
-            )
-        ],
-    )
-    bins = calibration.reliability(logits, labels, bins=settings.bins)
-    columns = {name: values.tolist() for name, values in vars(bins).items()}
-    write_rows(
-        place / "reliability.csv",
-        [
-            {"bin": number, **dict(zip(columns, row, strict=True))}
-            for number, row in enumerate(zip(*columns.values(), strict=True))
-        ],
-    )
-    save_tensors(_gallery(run, model, held_out, settings), place / "maps.safetensors")
+    rows = [{"metric": name, "value": float(value)} for name, value in metrics.items()]
+    for name, content in {"metrics": rows, **tables}.items():
+        write_rows(place / f"{name}.csv", content)
+    save_tensors(_gallery(subject), place / "maps.safetensors")
     return {}
 
 
-def _curves(
-    run: Run, model: nn.Module, held_out: HeldOut, settings: Evaluation
-) -> dict[str, occlusion.Curve]:
-    """Return a curve per order; at one seed every method meets the same random orders."""
-    x, y = held_out.splits["test"]
-    axes = resolve_axes(x, None)
-    curves: dict[str, occlusion.Curve] = {}
-    for name in settings.orders:
-        generator = torch.Generator(x.device).manual_seed(
-            stream_seed("occlusion", run.dataset, name, run.seed)
-        )
-        if name == "random-pixels":
-            order = occlusion.random_pixels(x, generator, axes)
-        elif name == "random-block":
-            order = occlusion.random_block(x, generator, axes)
-        else:
-            own = LRP(rule=settings.rule, explained="prediction")
-            known = State(bounds=held_out.bounds)
-            maps = torch.cat([own(model, part, part, known) for part in x.split(256)])
-            order = occlusion.most_relevant_first(maps)
-        curves[name] = occlusion.curve(
-            model,
-            x,
-            y,
-            order=order,
-            fill=settings.fill,
-            fractions=settings.fractions,
-            generator=generator,
-        )
-    return curves
-
-
-def _gallery(
-    run: Run, model: nn.Module, held_out: HeldOut, settings: Evaluation
-) -> dict[str, Tensor]:
+def _gallery(subject: Subject) -> dict[str, Tensor]:
     """Return a few test samples, the maps of their labels, and what the method does to them.
 
     The samples are the first of the test split, the same for every run. The method's coin is set
     to always, so that there is something to see.
     """
+    run, model, held_out, settings = (
+        *(subject.run, subject.model),
+        *(subject.held_out, subject.settings),
+    )
     x, y = (each[: settings.gallery] for each in held_out.splits["test"])
     maps = {
         "inputs": held_out.shown(x),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from attrreg.figures.by_train_size import accuracy_by_train_size, ece_by_train_size
 from attrreg.figures.differences import differences
+from attrreg.figures.faithfulness import faithfulness
 from attrreg.figures.gallery import gallery
 from attrreg.figures.occlusion import occlusion
 from attrreg.figures.reliability import reliability
@@ -66,28 +67,38 @@ FIGURES: dict[str, Drawing] = {
         ("metrics.csv", "failures.csv"),
         "Expected calibration error by train size",
         "Expected calibration error (15 equal-width bins; lower is better) against the number of "
-        "training samples: mean over the seeds, 95 % t interval, single seeds as dots.",
+        "training samples: mean over the seeds, 95 % t interval, single seeds as dots, and what "
+        "chance alone shows.",
     ),
     "reliability": Drawing(
         reliability,
         ("reliability.csv", "failures.csv"),
         "Reliability",
-        "Accuracy against confidence per method and train size, bins pooled over the seeds, with "
-        "the share of samples per bin and the expected calibration error.",
+        "Accuracy against confidence per method and train size, before and after temperature "
+        "scaling, bins pooled over the seeds, with the share of samples per bin and the expected "
+        "calibration error.",
     ),
     "occlusion": Drawing(
         occlusion,
         ("curves.csv", "failures.csv"),
         "Accuracy under occlusion",
-        "Test accuracy while features are replaced: random pixels, a random block, or the most "
-        "relevant first by the model's own map; mean and range over the seeds.",
+        "Test accuracy while features are replaced at random, or by relevance: by each model's own "
+        "map, or by a neutral map that all methods share; mean and range over the seeds.",
+    ),
+    "faithfulness": Drawing(
+        faithfulness,
+        ("faithfulness.csv", "failures.csv"),
+        "Faithfulness of the maps",
+        "Accuracy while the most, or the least, relevant features of each map are replaced first; "
+        "mean and range over the seeds.",
     ),
     "differences": Drawing(
         differences,
         ("tests.csv", "failures.csv"),
         "Differences between methods",
         "Paired differences to the reference method, and of guided methods to their controls, with "
-        "interval, Holm-corrected p of the exact sign-flip test, and verdict.",
+        "interval (t below 20 clusters, bootstrap from there), Holm-corrected p of the exact "
+        "sign-flip test, and verdict.",
     ),
     "gallery": Drawing(
         gallery,

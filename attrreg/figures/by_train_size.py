@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import pandas
@@ -28,6 +29,11 @@ ABOUT = (
     "Mean over the seeds with its 95 % t interval, cut at 0 and 100 % (no interval at one seed). "
     "Small dots: single seeds. Methods are set side by side at each size."
 )
+CHANCE = (
+    "Grey dashes: what chance alone shows, the mean error of a perfectly calibrated model with the "
+    "same confidences on as many test samples."
+)
+CHANCE_COLOUR = "#8a8a8a"
 PANEL_HEIGHT, TICK_SIZE = 3.0, 8.0
 CROWD = 6  # more methods than this need the whole width
 LEFT, RIGHT, BELOW, ABOVE = 0.78, 0.12, 0.5, 0.26
@@ -100,7 +106,8 @@ def ece_by_train_size(
     Parameters
     ----------
     metrics
-        Rows of ``metrics.csv``; values are fractions.
+        Rows of ``metrics.csv``; values are fractions. Where there is ``ece-expected``, its mean is
+        drawn beside: what chance alone shows.
     failures
         Rows of ``failures.csv``.
     methods
@@ -118,7 +125,7 @@ def ece_by_train_size(
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
     """
     label = "expected calibration error (%)\n15 equal-width bins; lower is better"
-    return _draw(metrics, failures, methods, title, "ece", label)
+    return _draw(metrics, failures, methods, title, "ece", label, chance="ece-expected")
 
 
 def t_interval(values: numpy.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -140,10 +147,12 @@ def _draw(
     title: str,
     metric: str,
     label: str,
+    chance: str = "",
 ) -> Figure:
     marks = marks_of(methods)
-    rows = metrics[(metrics["metric"] == metric) & has_number(metrics["value"])]
-    rows = rows[rows["method"].isin(marks)].assign(percent=lambda table: 100 * table["value"])
+    known = metrics[metrics["method"].isin(marks) & has_number(metrics["value"])]
+    known = known.assign(percent=100 * known["value"])
+    rows, by_chance = (known[known["metric"] == name] for name in (metric, chance))
     failures = failures[failures["method"].isin(marks)]
     gaps = find_gaps(rows, failures, methods)
     notes = failure_notes(failures, methods, rows)
@@ -159,12 +168,14 @@ def _draw(
     second_line = any("\n" in label for ruler in rulers for label in ruler.labels)
     pitch = ABOVE + height + BELOW + second_line * text_height(1, TICK_SIZE)
     body = pitch * -(-len(pairs_here) // columns)
-    page = open_page(title, ABOUT, body, marks.values(), notes)
+    about = ABOUT if by_chance.empty else f"{ABOUT} {CHANCE}"
+    page = open_page(title, about, body, marks.values(), notes)
     for number, pair in enumerate(pairs_here):
         left = LEFT + (number % columns) * WIDTH / columns
         axes = page.axes(left, ABOVE + (number // columns) * pitch, width, height)
-        here = rows[(rows["dataset"] == pair[0]) & (rows["model"] == pair[1])]
+        here, alone = (_of_pair(table, pair) for table in (rows, by_chance))
         missing = [gap for gap in gaps if _same_pair(gap, pair)]
+        _draw_chance(axes, alone, list(marks), rulers[number])
         _draw_panel(axes, here, missing, list(marks.values()), rulers[number], (width, height))
         axes.set_title(" · ".join(pair))
         axes.set_xlabel("training samples (log scale)")
@@ -173,9 +184,12 @@ def _draw(
 
 
 def _sizes_of(rows: pandas.DataFrame, gaps: list[Gap], pair: tuple[str, str]) -> list[int]:
-    here = (rows["dataset"] == pair[0]) & (rows["model"] == pair[1])
     missing = {gap.train_size for gap in gaps if _same_pair(gap, pair)}
-    return sorted({int(size) for size in rows.loc[here, "train_size"]} | missing)
+    return sorted({int(size) for size in _of_pair(rows, pair)["train_size"]} | missing)
+
+
+def _of_pair(rows: pandas.DataFrame, pair: tuple[str, str]) -> pandas.DataFrame:
+    return rows[(rows["dataset"] == pair[0]) & (rows["model"] == pair[1])]
 
 
 def _same_pair(gap: Gap, pair: tuple[str, str]) -> bool:
@@ -192,7 +206,8 @@ def _draw_panel(
 ) -> None:
     _scale_across(axes, ruler)
     seen = [_draw_method(axes, rows, mark, ruler, n, len(marks)) for n, mark in enumerate(marks)]
-    values = numpy.concatenate([*seen, rows["percent"].to_numpy()])
+    below = [line.get_ydata() for line in axes.lines if line.get_color() == CHANCE_COLOUR]
+    values = numpy.concatenate([*seen, *below, rows["percent"].to_numpy()])
     low, high = (values.min(), values.max()) if len(values) else (0.0, 100.0)
     pad = max(0.06 * (high - low), 0.5)
     axes.set_ylim(max(low - pad, -0.5), min(high + pad, 100.5))
@@ -206,6 +221,20 @@ def _draw_panel(
         for gap in gaps
     ]
     add_strip(axes, lines, *extent)
+
+
+def _draw_chance(axes: Axes, rows: pandas.DataFrame, methods: list[str], ruler: Ruler) -> None:
+    """Draw a dash per method and size where the mean over its seeds lies."""
+    style: dict[str, Any] = {
+        "color": CHANCE_COLOUR,
+        "markersize": 9,
+        "markeredgewidth": 1.3,
+        "zorder": 1.5,
+    }
+    for (method, size), values in rows.groupby(["method", "train_size"], sort=True)["percent"]:
+        if size in ruler.sizes:
+            x = ruler.place(int(size), methods.index(method), len(methods))
+            axes.plot([x], [values.mean()], "_", **style)
 
 
 def _ruler(sizes: list[int], n_methods: int, width: float) -> Ruler:

@@ -13,48 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attrreg.figures.gaps import failure_notes
-from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, wrap
+from attrreg.figures.labels import MetricLabel, metric_label
+from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, text_height, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
 
-__all__ = ["METRICS", "MetricLabel", "differences"]
+__all__ = ["differences"]
 
 ABOUT = (
-    "Difference (method − reference) with its interval, over clusters (dataset, seed); the shaded "
-    "rows pool all train sizes. Beside it: p of the exact sign-flip test, Holm-corrected within a "
-    "metric, and the verdict."
+    "Difference (method − reference) with its interval over clusters (dataset, seed): t below 20 "
+    "clusters, bootstrap from there; not corrected. The shaded rows pool all train sizes. Beside "
+    "it: p of the exact sign-flip test, Holm-corrected within a metric, and the verdict."
 )
-PITCH, HEAD, FOOT = 0.162, 0.42, 0.46
+PITCH, ABOVE, FOOT = 0.162, 0.11, 0.46
 NAMES, SIZES, TEXTS, BETWEEN = 1.2, 0.56, 1.18, 0.08
-TEXT_SIZE = 8.0
+TEXT_SIZE, TITLE_SIZE = 8.0, 8.5
 GUIDED = "guided − control"
 P_AT, VERDICT_AT = 0.06, 0.44
 MOST_REASONS = 6
 GROUP_GAP, HEADING_ROWS = 0.35, 1.35
-
-
-@dataclass(frozen=True)
-class MetricLabel:
-    """How a metric is called, by what its values are multiplied, and which way is better."""
-
-    text: str
-    scale: float
-    higher_is_better: bool
-
-
-METRICS = {
-    "accuracy": MetricLabel("test accuracy\n(percentage points)", 100, True),
-    "nll": MetricLabel("negative log-likelihood\n(nats)", 1, False),
-    "ece": MetricLabel("expected calibration error\n(percentage points)", 100, False),
-    "occlusion-random-pixels": MetricLabel(
-        "occlusion area, random pixels\n(percentage points of accuracy)", 100, True
-    ),
-    "occlusion-random-block": MetricLabel(
-        "occlusion area, random block\n(percentage points of accuracy)", 100, True
-    ),
-    "occlusion-most-relevant-first": MetricLabel(
-        "occlusion area, most relevant first\n(percentage points of accuracy)", 100, True
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -107,27 +83,41 @@ def differences(
     """
     marks = marks_of(methods)
     rows = tests[tests["method"].isin(marks) & tests["reference"].isin(marks)]
-    metrics = [metric for metric in METRICS if (rows["metric"] == metric).any()]
+    metrics = list(dict.fromkeys(rows["metric"]))
     failures = failures[failures["method"].isin(marks)]
     layout = _lay_out(rows, marks, _sizes(rows, failures))
-    letters = _letters(rows[rows["metric"].isin(metrics)], layout.groups)
+    letters = _letters(rows, layout.groups)
     notes = [f"({letter}) {reason}" for reason, letter in letters.items()]
     notes += failure_notes(failures, methods)
     if not metrics:
         notes.append("no comparison: the table has none between these methods")
-    pitch = HEAD + layout.n_rows * PITCH + FOOT
-    page = open_page(title, ABOUT, pitch * -(-len(metrics) // 2), notes=notes)
     left = MARGIN + NAMES + SIZES
     width = (WIDTH - MARGIN - left - BETWEEN) / 2 - TEXTS
+    labels = [metric_label(metric) for metric in metrics]
+    heads = [_head(label, width + TEXTS - BETWEEN) for label in labels]
+    above = [
+        ABOVE + text_height(max(map(len, heads[start : start + 2])), TITLE_SIZE)
+        for start in range(0, len(heads), 2)
+    ]
+    below = layout.n_rows * PITCH + FOOT
+    page = open_page(title, ABOUT, sum(above) + len(above) * below, notes=notes)
     for number, metric in enumerate(metrics):
-        top = (number // 2) * pitch
-        if number % 2 == 0:
-            _write_names(page, top + HEAD, layout)
-        across = left + (number % 2) * (width + TEXTS + BETWEEN)
-        axes = page.axes(across, top + HEAD, width, layout.n_rows * PITCH)
+        row, column = divmod(number, 2)
+        top = sum(above[: row + 1]) + row * below
+        if column == 0:
+            _write_names(page, top, layout)
+        across = left + column * (width + TEXTS + BETWEEN)
+        axes = page.axes(across, top, width, layout.n_rows * PITCH)
         panel = rows[rows["metric"] == metric]
-        _draw_panel(axes, panel, failures, METRICS[metric], layout, letters)
+        _draw_panel(axes, panel, failures, labels[number], layout, letters)
+        axes.set_title("\n".join(heads[number]), size=TITLE_SIZE, pad=4)
     return page.figure
+
+
+def _head(metric: MetricLabel, width: float) -> list[str]:
+    """Return the lines above a panel: the metric's name, then its unit."""
+    unit = wrap(f"({metric.unit})", width, TITLE_SIZE) if metric.unit else []
+    return wrap(metric.text, width, TITLE_SIZE) + unit
 
 
 def _sizes(rows: pandas.DataFrame, failures: pandas.DataFrame) -> list[str]:
@@ -311,11 +301,9 @@ def _p_text(p: float) -> str:
 
 
 def _label(axes: Axes, metric: MetricLabel) -> None:
-    axes.set_title(metric.text, size=8.5, pad=4)
     axes.tick_params(axis="x", length=2.5)
     axes.locator_params(axis="x", nbins=5)
-    left, right = ("← worse", "better →") if metric.higher_is_better else ("← better", "worse →")
-    for place, text, side in ((0, left, "left"), (1, right, "right")):
+    for place, text, side in zip((0, 1), metric.ends, ("left", "right"), strict=True):
         axes.annotate(
             text,
             (place, 0),

@@ -18,9 +18,14 @@ ABOUT = (
     "lines are its distance from perfect calibration (diagonal): below it the model is too sure. "
     "Bars: share of the test samples per bin. ECE: expected calibration error, mean over the seeds."
 )
+SCALED = (
+    "After scaling: the same models with their logits divided by one temperature per run, fitted "
+    "on samples that are not tested; no prediction changes."
+)
 PER_BAND = 6
-LEFT, RIGHT, BETWEEN = 0.56, 0.1, 0.12
+LEFT, RIGHT, BETWEEN = 0.7, 0.1, 0.12
 BARS, ROW_HEAD, ERROR, ROW_FOOT = 0.3, 0.2, 0.15, 0.42
+STAGE_FOOT = 0.12  # below all rows of panels but the last, which has the numbers
 LABEL_SIZE = 8.0
 
 
@@ -33,13 +38,15 @@ def reliability(
 ) -> Figure:
     """Draw a reliability diagram per method (columns) and train size (rows).
 
-    Datasets and models are stacked; more than six methods go on in a further band of rows.
+    Where the table has bins after temperature scaling, a second row below each shows them. Datasets
+    and models are stacked; more than six methods go on in a further band of rows.
 
     Parameters
     ----------
     bins
         Rows of ``reliability.csv``: per run and bin of confidence its count, its mean confidence
-        and its accuracy (NaN in an empty bin).
+        and its accuracy (NaN in an empty bin). A table without the column ``scaled`` is taken as
+        before scaling.
     failures
         Rows of ``failures.csv``.
     methods
@@ -57,6 +64,7 @@ def reliability(
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, figure 1.
     """
     marks = marks_of(methods)
+    bins = bins if "scaled" in bins else bins.assign(scaled=False)
     filled = has_number(bins["confidence"]) & has_number(bins["accuracy"])
     rows = bins[filled & (bins["count"] > 0) & bins["method"].isin(marks)]
     failures = failures[failures["method"].isin(marks)]
@@ -73,9 +81,13 @@ def reliability(
     if not cells:
         notes.append("no finished run: the table has no bin with samples for these methods")
     pairs = list(dict.fromkeys(cell[:2] for cell in cells))
-    pitch = ROW_HEAD + ERROR + width + BARS + ROW_FOOT
+    stages = {False: "before scaling\n", True: "after scaling\n"}
+    stages = stages if rows["scaled"].any() else {False: ""}
+    stage = ERROR + width + BARS + STAGE_FOOT
+    pitch = ROW_HEAD + len(stages) * stage - STAGE_FOOT + ROW_FOOT
     body = len(cells) * len(bands) * pitch + len(pairs) * sum(tops)
-    page = open_page(title, ABOUT, body, notes=notes)
+    about = f"{ABOUT} {SCALED}" if len(stages) > 1 else ABOUT
+    page = open_page(title, about, body, notes=notes)
     top = 0.0
     for pair in pairs:
         for band, head, head_height in zip(bands, heads, tops, strict=True):
@@ -88,7 +100,11 @@ def reliability(
                     _write_heads(page, top, head_height, head, width)
                     top += head_height
                 panels = [(marks[m.name], gaps.get((*cell, m.name))) for m in band]
-                _draw_row(page, top + ERROR, width, cell, panels, rows)
+                for place, (scaled, word) in enumerate(stages.items()):
+                    below = top + place * stage + ERROR
+                    here = rows[rows["scaled"] == scaled]
+                    drawn = _draw_row(page, below, width, cell, panels, here)
+                    _label_row(drawn, word, last=place == len(stages) - 1)
                 top += pitch - ROW_HEAD
     return page.figure
 
@@ -150,15 +166,17 @@ def _draw_row(
     cell: tuple[str, str, int],
     panels: list[tuple[Mark, Gap | None]],
     rows: pandas.DataFrame,
-) -> None:
+) -> list[tuple[Axes, Axes]]:
+    """Draw the panels of one row side by side and return the axes of each: diagram and bars."""
     dataset, model, size = cell
     here = (rows["dataset"] == dataset) & (rows["model"] == model) & (rows["train_size"] == size)
-    shares = []
+    drawn, shares = [], []
     for number, (mark, gap) in enumerate(panels):
         left = LEFT + number * (width + BETWEEN)
         axes = page.axes(left, top, width, width)
         bars = page.axes(left, top + width + 0.04, width, BARS - 0.04)
-        _frame(axes, bars, first=number == 0)
+        _frame(axes, bars)
+        drawn.append((axes, bars))
         if gap:
             axes.plot([50], [60], "x", color=mark.colour, markersize=14, markeredgewidth=3)
             lines = "\n".join(wrap(gap.text, width * 0.9, LABEL_SIZE))
@@ -170,24 +188,31 @@ def _draw_row(
     tallest = max((bars.dataLim.y1 for bars in shares), default=1.0)
     for bars in shares:
         bars.set_ylim(0, 1.05 * tallest)
+    return drawn
 
 
-def _frame(axes: Axes, bars: Axes, first: bool) -> None:
-    """Set limits, ticks and labels; only the first panel of a row has the vertical ones."""
-    axes.set_xlim(-5, 105)
+def _frame(axes: Axes, bars: Axes) -> None:
+    """Set limits and ticks, without numbers."""
+    for each in (axes, bars):
+        each.set_xlim(-5, 105)
+        each.set_xticks([0, 50, 100], ["", "", ""])
     axes.set_ylim(-5, 105)
-    axes.set_xticks([0, 50, 100], ["", "", ""])
-    axes.set_yticks([0, 50, 100], ["0", "50", "100"] if first else ["", "", ""])
-    bars.set_xlim(-5, 105)
-    bars.set_xticks([0, 50, 100], ["0", "50", "100"])
-    for label, side in zip(bars.get_xticklabels(), ("left", "center", "right"), strict=True):
-        label.set(horizontalalignment=side)
+    axes.set_yticks([0, 50, 100], ["", "", ""])
     bars.set_yticks([])
     bars.spines["left"].set_visible(False)
     bars.grid(visible=False)
-    bars.set_xlabel("confidence (%)", size=LABEL_SIZE, labelpad=1)
-    if first:
-        axes.set_ylabel("accuracy (%)", size=LABEL_SIZE)
+
+
+def _label_row(drawn: list[tuple[Axes, Axes]], stage: str, last: bool) -> None:
+    """Write the numbers: upright ones at the first panel, those of confidence in the last row."""
+    first, _ = drawn[0]
+    first.set_yticklabels(["0", "50", "100"])
+    first.set_ylabel(f"{stage}accuracy (%)", size=LABEL_SIZE)
+    for _, bars in drawn if last else []:
+        bars.set_xticklabels(["0", "50", "100"])
+        for label, side in zip(bars.get_xticklabels(), ("left", "center", "right"), strict=True):
+            label.set(horizontalalignment=side)
+        bars.set_xlabel("confidence (%)", size=LABEL_SIZE, labelpad=1)
 
 
 def _draw_panel(axes: Axes, bars: Axes, rows: pandas.DataFrame, mark: Mark) -> None:

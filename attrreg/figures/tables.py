@@ -13,6 +13,7 @@ RUN = ("dataset", "model", "method", "train_size", "seed")
 COLUMNS = {
     "metrics.csv": (*RUN, "metric", "value"),
     "curves.csv": (*RUN, "order", "fill", "fraction", "accuracy"),
+    "faithfulness.csv": (*RUN, "map", "fill", "first", "fraction", "accuracy"),
     "reliability.csv": (*RUN, "bin", "low", "high", "count", "confidence", "accuracy"),
     "failures.csv": (*RUN, "stage", "error", "message"),
     "tests.csv": (
@@ -20,6 +21,7 @@ COLUMNS = {
         *("p", "p_corrected", "n_clusters", "verdict", "reason"),
     ),
 }
+FLAGS = {"scaled"}
 WHOLE = {"train_size", "seed", "bin", "count"}
 REAL = {
     *("value", "fraction", "accuracy", "low", "high", "confidence"),
@@ -78,9 +80,16 @@ def read_table(folder: Path, name: str) -> Any:
 
 
 def _with_numbers(table: pandas.DataFrame, path: Path) -> pandas.DataFrame:
-    """Return the table with its numeric columns as numbers; a pooled train size stays a word."""
+    """Return the table with numbers and truth values as such; a pooled train size stays a word."""
     words = {"train_size"} if path.name == "tests.csv" else set()
     converted = table.copy()
+    for column in [c for c in table if c in FLAGS]:
+        unknown = sorted(set(table[column]) - {"True", "False"})
+        if unknown:
+            raise ValueError(
+                f"column {column!r} of {path} must hold True and False only: found {unknown[0]!r}"
+            )
+        converted[column] = table[column] == "True"
     for column in [c for c in table if c in (WHOLE | REAL) - words]:
         try:
             numbers = pandas.to_numeric(table[column].replace({"nan": "", "NaN": ""}))

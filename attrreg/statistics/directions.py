@@ -6,32 +6,61 @@ __all__ = ["is_higher_better"]
 
 _HIGHER_IS_BETTER = {
     "accuracy": True,
-    "occlusion-random-pixels": True,
-    "occlusion-random-block": True,
-    "occlusion-most-relevant-first": True,
+    "top5": True,
+    "balanced-accuracy": True,
+    "train-accuracy": True,
+    "lowest-margin-accuracy": True,
+    "error": False,
+    "generalisation-gap": False,
     "nll": False,
     "brier": False,
+    "brier-reliability": False,
+    "brier-resolution": True,
     "ece": False,
+    "ece-debiased": False,
+    "ece-mass": False,
+    "ece-classwise": False,
     "mce": False,
+    "filter-similarity-change": False,
+    "feature-rank": True,
+    "gradient-cosine": True,
+    "gradient-outside": False,
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "aup": True,
+    "aur": True,
     "seconds": False,
     "seconds_per_step": False,
     "ratio_to_baseline": False,
     "peak_memory_mb": False,
+}
+# Families: an order, a map or a corruption follows.
+_FAMILIES = {
+    "occlusion-nll-": False,
+    "occlusion-": True,
+    "srg-": True,
+    "mass-": True,
+    "coverage-": True,
+    "rank-accuracy-": True,
+    "pointing-": True,
+    "shift-": True,
 }
 
 
 def is_higher_better(metric: str) -> bool:
     """Return whether a higher value of the metric is the better one.
 
-    Every name that starts with ``occlusion-`` is an area under an accuracy curve: higher is better.
+    A fill that is named behind ``@``, and ``-scaled`` for temperature scaling, change nothing.
 
     Raises
     ------
     ValueError
         If the metric's direction is not known.
     """
-    if metric.startswith("occlusion-"):
-        return True
+    name = metric.partition("@")[0].removesuffix("-scaled")
+    for family, higher in _FAMILIES.items():
+        if name.startswith(family):
+            return higher
     hint = "Give higher_is_better for a metric of your own."
-    check_choice("direction of metric", metric, _HIGHER_IS_BETTER, hint)
-    return _HIGHER_IS_BETTER[metric]
+    check_choice("direction of metric", name, _HIGHER_IS_BETTER, hint)
+    return _HIGHER_IS_BETTER[name]

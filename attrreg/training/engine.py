@@ -267,6 +267,7 @@ class Training:
     def _select(self, held_back: TrainingSet, row: dict[str, float]) -> None:
         """Measure the weights on what was held back: by accuracy, of equals by likelihood.
 
+        The best ones are kept where the recipe selects them.
         Between two looks rows repeat what was found before, so that all have the same columns.
         """
         is_due = self.step >= self.measured + self.recipe.selection.every
@@ -276,7 +277,7 @@ class Training:
         row |= _quality(self.model, held_back, self.autocast)
         nll = row["held_back_nll"]
         rank = row["held_back_accuracy"], -math.inf if math.isnan(nll) else -nll
-        if not self.best or rank > self.best_rank:
+        if self.recipe.selection.name == "best" and (not self.best or rank > self.best_rank):
             self.best_rank = rank
             self.best = {
                 name: value.detach().clone() for name, value in self.model.state_dict().items()

@@ -1,6 +1,7 @@
 """Occlusion curves against a plain loop over samples, and the orders in which features go."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from attrreg.evaluation.occlusion import (
     area_under,
     curve,
+    grid_patches,
+    least_relevant_first,
     most_relevant_first,
     random_block,
     random_pixels,
@@ -187,7 +190,7 @@ class TestOrders:
     """Every order is a permutation of the features of each sample."""
 
     @pytest.mark.parametrize("kind", INPUTS)
-    @pytest.mark.parametrize("make", [random_pixels, random_block])
+    @pytest.mark.parametrize("make", [random_pixels, random_block, grid_patches])
     def test_random_orders(self, kind, make):
         shape, axes = INPUTS[kind]
         x = batch(shape)[0]
@@ -199,7 +202,7 @@ class TestOrders:
         assert not torch.equal(first, other)
         assert len({tuple(each.flatten().tolist()) for each in first}) == len(x)
 
-    @pytest.mark.parametrize("make", [random_pixels, random_block])
+    @pytest.mark.parametrize("make", [random_pixels, random_block, grid_patches])
     def test_every_feature_is_first_equally_often(self, make):
         x = torch.zeros(8000, 1, 4, 4)
         first = (make(x, generator(), (2, 3)) == 0).double().mean(0)
@@ -223,6 +226,35 @@ class TestOrders:
         for order in random_block(torch.zeros(20, 1, 6, 6), generator(), (2, 3)):
             for size in range(1, 37):
                 assert connected((order < size).tolist())
+
+    @pytest.mark.parametrize("shape", [(8, 8), (7, 5), (4, 4), (2, 9), (13,), (3,), (4, 8, 5)])
+    @pytest.mark.parametrize("cells", [1, 2, 4])
+    def test_a_grid_goes_cell_after_cell(self, shape, cells):
+        x = torch.zeros(20, 2, *shape)
+        orders = grid_patches(x, generator(), tuple(range(2, 2 + len(shape))), cells)
+        parts = [(torch.arange(size) * cells).div(size, rounding_mode="floor") for size in shape]
+        for each, size in zip(parts, shape, strict=True):  # cells are as equal as can be
+            counts = torch.bincount(each, minlength=cells)
+            assert counts.sum() == size
+            assert counts.max() - counts.min() <= 1
+        places = torch.stack(torch.meshgrid(*parts, indexing="ij"), -1).flatten(0, -2)
+        for order in orders:
+            visited = [tuple(places[at].tolist()) for at in order.flatten().argsort()]
+            changes = [one for one, two in pairwise(visited) if one != two]
+            assert len(changes) + 1 == len(set(visited))  # none is left before it is whole
+
+    def test_cells_and_what_is_in_them_come_in_a_random_order(self):
+        orders = grid_patches(torch.zeros(50, 1, 8, 8), generator(), (2, 3))
+        first = {tuple((order == 0).nonzero()[0].tolist()) for order in orders}
+        cells = {(row // 2, column // 2) for row, column in first}
+        assert len(cells) > 10
+        assert len({(row % 2, column % 2) for row, column in first}) == 4
+
+    def test_ascending_relevance_is_descending_relevance_reversed(self):
+        relevance = torch.randn((6, 5, 4), generator=generator())
+        assert len(relevance.unique()) == relevance.numel()
+        most, least = most_relevant_first(relevance), least_relevant_first(relevance)
+        assert torch.equal(least, 19 - most)
 
     def test_descending_relevance(self):
         relevance = torch.randn((5, 4, 4), generator=generator())

@@ -1,4 +1,4 @@
-"""The scores of trained runs: right against other libraries, paired, and redone only when due."""
+"""The scores of trained runs: right against other libraries, and redone only when due."""
 
 import shutil
 
@@ -13,8 +13,8 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from attrreg.data.prepare import read_embedded
 from attrreg.data.sources import read_held_out, read_pool
-from attrreg.evaluation import occlusion
 from attrreg.evaluation.scores import evaluate_shard
+from attrreg.plan import neutral_runs
 from attrreg.protocol import Evaluation
 from attrreg.records import read_record
 from attrreg.training.checkpoint import load_weights
@@ -24,6 +24,12 @@ CPU = torch.device("cpu")
 METHODS = {"grid.methods": ["baseline", "reldrop-block", "sgt"], "evaluation.bins": 12}
 PLAN = planned(METHODS | {"recipe.steps": 5})
 SETTINGS = PLAN.experiment.evaluation
+NEUTRAL = Evaluation(  # what needs another run, and little else
+    orders=("random-pixels", "neutral-most-relevant-first"),
+    fractions=(0.0, 0.5),
+    measures=("margin",),
+    gallery=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +82,21 @@ class TestRight:
         names = {path.name for path in scores(folder, run).iterdir()}
         assert names == {
             *("run.json", "predictions.safetensors", "metrics.csv", "curves.csv"),
-            *("reliability.csv", "maps.safetensors"),
+            *("reliability.csv", "classes.csv", "maps.safetensors"),
         }
 
     def test_logits_are_those_of_the_trained_weights(self, folder, data, run):
         model = build_model(run, CPU).eval()
         load_weights(model, folder / "runs" / run.path / "weights.safetensors")
         pool, stored = read_pool(data, "digits"), scores(folder, run) / "predictions.safetensors"
-        for name, images in read_held_out(data, "digits").items():
-            x = (torch.tensor(images.x / 255) - pool.mean[0]) / pool.deviation[0]
-            with torch.no_grad():
-                expected = model(x.float())
-            torch.testing.assert_close(load_file(stored)[f"{name}/logits"], expected)
-            assert load_file(stored)[f"{name}/labels"].tolist() == images.y.tolist()
+        images = read_held_out(data, "digits")["test"]
+        x = (torch.tensor(images.x / 255) - pool.mean[0]) / pool.deviation[0]
+        with torch.no_grad():
+            expected = model(x.float())
+        found = load_file(stored)
+        assert found.keys() == {"test/logits", "test/labels"}
+        torch.testing.assert_close(found["test/logits"], expected)
+        assert found["test/labels"].tolist() == images.y.tolist()
 
     def test_metrics_are_those_of_other_libraries(self, folder, run):
         logits, labels = predictions(folder, run)
@@ -99,6 +107,8 @@ class TestRight:
             "nll": log_loss(labels, probabilities.numpy(), labels=np.arange(10)),
             "brier": float(((probabilities.numpy() - one_hot) ** 2).sum(1).mean()),
             "ece": float(multiclass_calibration_error(probabilities, labels, 10, SETTINGS.bins)),
+            "top5": float(multiclass_accuracy(logits, labels, 10, average="micro", top_k=5)),
+            "balanced-accuracy": float(multiclass_accuracy(logits, labels, 10, average="macro")),
         }
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-6), name
@@ -112,21 +122,20 @@ class TestRight:
             assert rows.fraction.tolist() == list(SETTINGS.fractions)
             assert rows.accuracy.iloc[0] == pytest.approx(found["accuracy"])
             area = np.trapezoid(rows.accuracy, rows.fraction) / np.ptp(rows.fraction)
-            assert found[f"occlusion-{order}"] == pytest.approx(area)
-        assert set(found.index) == {
-            *("accuracy", "nll", "brier", "ece"),
-            *(f"occlusion-{order}" for order in SETTINGS.orders),
-        }
+            assert found[f"occlusion-area-{order}"] == pytest.approx(area)
+            assert found[f"occlusion-{order}"] == pytest.approx(area / found["accuracy"])
 
     def test_bins_hold_every_sample_once(self, folder, run):
-        bins = pd.read_csv(scores(folder, run) / "reliability.csv")
-        filled = bins[bins["count"] > 0]
-        assert len(bins) == SETTINGS.bins
-        assert bins["count"].sum() == 360
-        correct = (filled["count"] * filled.accuracy).sum() / 360
-        assert correct == pytest.approx(metrics(folder, run)["accuracy"])
-        gap = (filled["count"] * (filled.accuracy - filled.confidence).abs()).sum() / 360
-        assert gap == pytest.approx(metrics(folder, run)["ece"])
+        rows = pd.read_csv(scores(folder, run) / "reliability.csv")
+        for scaled, suffix in ((False, ""), (True, "-scaled")):
+            bins = rows[rows.scaled == scaled]
+            filled = bins[bins["count"] > 0]
+            assert len(bins) == SETTINGS.bins
+            assert bins["count"].sum() == 360
+            correct = (filled["count"] * filled.accuracy).sum() / 360
+            assert correct == pytest.approx(metrics(folder, run)["accuracy"])
+            gap = (filled["count"] * (filled.accuracy - filled.confidence).abs()).sum() / 360
+            assert gap == pytest.approx(metrics(folder, run)[f"ece{suffix}"])
 
     def test_the_gallery_shows_the_same_samples_for_every_run(self, folder, run):
         maps = load_file(scores(folder, run) / "maps.safetensors")
@@ -150,39 +159,32 @@ class TestRight:
             assert maps["perturbed"].max() <= 1
 
 
-class TestPaired:
-    """At one seed every method meets the same random orders, and an order per seed."""
+def test_of_the_same_weights_every_method_has_the_same_scores(folder, data, tmp_path):
+    """At one seed all meet the same orders, fills and samples; at another one others."""
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    baseline, other, *_ = (run for run in PLAN.runs if run.seed == 0)
+    for run in PLAN.runs:
+        weights = tmp_path / "runs" / baseline.path / "weights.safetensors"
+        if run is not baseline:
+            shutil.copy(weights, tmp_path / "runs" / run.path)
+    neutral = neutral_runs(PLAN, PLAN.runs)
+    evaluate_shard(PLAN.runs, tmp_path, data, NEUTRAL, CPU, neutral=neutral)
+    for name in ("curves", "reliability", "metrics"):
+        found = {run: (scores(tmp_path, run) / f"{name}.csv").read_text() for run in PLAN.runs}
+        assert len({found[run] for run in PLAN.runs if run.seed == 0}) == 1, name
+    assert found[baseline] != found[next(run for run in PLAN.runs if run.seed == 1)]
+    assert other is not baseline
 
-    def test_random_orders(self, folder, data, tmp_path, monkeypatch):
-        seen = {}
-        original = occlusion.curve
 
-        def spy(model, x, y, *, order, **options):
-            seen.setdefault(len(seen), order)
-            return original(model, x, y, order=order, **options)
-
-        monkeypatch.setattr(occlusion, "curve", spy)
-        shutil.copytree(folder / "runs", tmp_path / "runs")
-        evaluate_shard(PLAN.runs, tmp_path, data, SETTINGS, CPU)
-        names = [(run.method, run.seed, order) for run in PLAN.runs for order in SETTINGS.orders]
-        orders = dict(zip(names, seen.values(), strict=True))
-        for method in ("reldrop-block", "sgt"):
-            for order in ("random-pixels", "random-block"):
-                for seed in (0, 1):
-                    assert torch.equal(orders["baseline", seed, order], orders[method, seed, order])
-                assert not torch.equal(orders[method, 0, order], orders[method, 1, order])
-            own = orders[method, 0, "most-relevant-first"]
-            assert not torch.equal(own, orders["baseline", 0, "most-relevant-first"])
-
-    def test_again_gives_the_same_bytes(self, folder, data, tmp_path):
-        shutil.copytree(folder / "runs", tmp_path / "runs")
-        some = PLAN.runs[-2:]
-        evaluate_shard(some, tmp_path, data, SETTINGS, CPU)
-        for run in some:
-            for path in scores(folder, run).iterdir():
-                if path.name != "run.json":
-                    again = scores(tmp_path, run) / path.name
-                    assert again.read_bytes() == path.read_bytes()
+def test_again_gives_the_same_bytes(folder, data, tmp_path):
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    some = PLAN.runs[-2:]
+    evaluate_shard(some, tmp_path, data, SETTINGS, CPU)
+    for run in some:
+        for path in scores(folder, run).iterdir():
+            if path.name != "run.json":
+                again = scores(tmp_path, run) / path.name
+                assert again.read_bytes() == path.read_bytes()
 
 
 class TestRedone:
@@ -199,7 +201,7 @@ class TestRedone:
         assert outcomes == dict.fromkeys(PLAN.runs, "made")
         assert before == {path: path.stat().st_mtime_ns for path in (copied / "runs").rglob("*")}
         for run in PLAN.runs:
-            assert len(pd.read_csv(scores(copied, run) / "reliability.csv")) == 5
+            assert len(pd.read_csv(scores(copied, run) / "reliability.csv")) == 2 * 5
 
     def test_for_a_run_that_was_trained_again(self, copied, data):
         first, other = planned(METHODS | {"recipe.steps": 6}).runs[:2]
@@ -239,6 +241,9 @@ class TestHarm:
         record = read_record(scores(copied, harmed))
         assert record["status"] == "failed"
         assert record["message"]
+        if how == "NaN":
+            for said in ("logits", "360 of 360 samples", "NaN or infinite", "diverged"):
+                assert said in record["message"]
         assert not (scores(copied, harmed) / "metrics.csv").exists()
 
     def test_a_failed_evaluation_is_tried_again_when_asked(self, copied, data):
@@ -246,3 +251,65 @@ class TestHarm:
         self.harmed(copied, run, "cut short")
         for retry, expected in ((False, "failed"), (False, "failed before"), (True, "failed")):
             assert evaluate_shard([run], copied, data, SETTINGS, CPU, retry) == {run: expected}
+
+
+class TestNeutral:
+    """What needs the neutral run is there when that is trained, and absent before."""
+
+    NAMES = {"lowest-margin-accuracy"} | {
+        f"occlusion-{kind}neutral-most-relevant-first" for kind in ("", "area-", "nll-")
+    }
+    RUN = next(run for run in PLAN.runs if (run.method, run.seed) == ("sgt", 0))
+
+    @staticmethod
+    def neutral():
+        return neutral_runs(PLAN, PLAN.runs)
+
+    def evaluated(self, folder, data, neutral=None):
+        given = self.neutral() if neutral is None else neutral
+        return evaluate_shard([self.RUN], folder, data, NEUTRAL, CPU, neutral=given)[self.RUN]
+
+    def found(self, folder):
+        return set(metrics(folder, self.RUN).index)
+
+    def other(self, folder):
+        """The record of the run whose map is shared."""
+        return folder / "runs" / self.neutral()[self.RUN].path / "run.json"
+
+    def test_where_it_is_trained_everything_is_measured(self, copied, data):
+        assert self.evaluated(copied, data) == "made"
+        assert self.found(copied) == set(NEUTRAL.metrics())
+        record = read_record(scores(copied, self.RUN))
+        assert record["neutral"] == self.neutral()[self.RUN].name
+        assert self.evaluated(copied, data) == "kept"
+
+    @pytest.mark.parametrize("why", ["not trained", "failed", "not in the grid"])
+    def test_otherwise_nothing_that_needs_it_is_measured_and_nothing_fails(self, copied, data, why):
+        record = self.other(copied)
+        if why == "not trained":
+            shutil.rmtree(record.parent)
+        elif why == "failed":
+            record.write_text(record.read_text().replace('"finished"', '"failed"'))
+        neutral = {} if why == "not in the grid" else self.neutral()
+        assert self.evaluated(copied, data, neutral) == "made"
+        assert self.found(copied) == set(NEUTRAL.metrics()) - self.NAMES
+        assert read_record(scores(copied, self.RUN))["neutral"] is None
+
+    def test_it_is_measured_when_the_neutral_run_has_come_or_changed(self, copied, data):
+        record = self.other(copied)
+        trained = record.read_text()
+        record.write_text(trained.replace('"finished"', '"failed"'))
+        assert self.evaluated(copied, data) == "made"
+        record.write_text(trained)
+        assert self.evaluated(copied, data) == "made"
+        assert self.found(copied) == set(NEUTRAL.metrics())
+        digest = read_record(record.parent)["digest"]
+        record.write_text(trained.replace(digest, "another one"))
+        assert self.evaluated(copied, data) == "made"
+        assert self.evaluated(copied, data) == "kept"
+
+    def test_a_protocol_without_need_does_not_look_at_it(self, copied, data):
+        """So a neutral run that is trained again costs nothing there."""
+        plain = NEUTRAL.model_copy(update={"orders": ("random-pixels",), "measures": ()})
+        plan = planned(METHODS | {"evaluation": plain.model_dump(mode="json")})
+        assert neutral_runs(plan, plan.runs) == {}

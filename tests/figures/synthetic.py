@@ -18,6 +18,24 @@ METHODS = [
 ]
 RUN = ["dataset", "model", "method", "train_size", "seed"]
 FAILED = [("sgt", 50, 0), ("sgt", 50, 1), ("sgt", 50, 2), ("challenger", 200, 1)]
+ORDERS = {
+    "random-pixels": 1.0,
+    "random-block": 1.6,
+    "most-relevant-first": 3.2,
+    "neutral-most-relevant-first": 2.6,
+    "grid-patches": 1.3,
+    "least-relevant-first": 0.7,
+}
+MAPS = [
+    (name, fill, first)
+    for name in ("gradient", "lrp-0")
+    for fill in ("blur", "mean")
+    for first in ("most", "least")
+]
+METRICS = (
+    *("accuracy", "nll", "nll-scaled", "brier", "ece-debiased", "ece"),
+    *("occlusion-random-pixels", "occlusion-random-block", "occlusion-most-relevant-first"),
+)
 MESSAGE = "the loss became NaN at step 17; lower the learning rate"
 
 
@@ -40,7 +58,7 @@ def make_tables(
     lost = [run for run in runs if run[2:] in failed]
     done = [run for run in runs if run not in lost]
     place = {method.name: number for number, method in enumerate(methods)}
-    metrics, curves, bins = [], [], []
+    metrics, curves, bins, maps = [], [], [], []
     for run in done:
         _, _, name, size, seed = run
         skill = 0.97 - 1.9 / numpy.sqrt(size) * (1 - 0.12 * numpy.sin(place[name] + 1))
@@ -49,23 +67,30 @@ def make_tables(
         rows = _bins(generator, skill, 0.05 + 0.02 * (place[name] % 4))
         ece = float(numpy.nansum(rows["count"] * abs(rows["confidence"] - rows["accuracy"])))
         ece /= float(rows["count"].sum())
-        bins.append(rows.assign(**dict(zip(RUN, run, strict=True))))
+        after = _bins(generator, 0.9 * skill, 0.01)
+        for scaled, each in ((False, rows), (True, after)):
+            bins.append(each.assign(scaled=scaled, **dict(zip(RUN, run, strict=True))))
         fractions = numpy.round(numpy.arange(10) / 10, 1)
-        for order, speed in (
-            ("random-pixels", 1.0),
-            ("random-block", 1.6),
-            ("most-relevant-first", 3.2),
-        ):
+        for order, speed in ORDERS.items():
             drop = numpy.exp(-speed * (1 + 0.15 * place[name] % 0.5) * fractions**1.3)
             accuracy = 0.1 + (skill - 0.1) * drop + generator.normal(0, 0.006, 10)
             curves += [
-                (*run, order, "channel-mean", f, a)
+                (*run, order, "channel-mean", f, a, 1.3 - a)
                 for f, a in zip(fractions, numpy.clip(accuracy, 0, 1), strict=True)
             ]
-            metrics.append((*run, f"occlusion-{order}", float(numpy.mean(accuracy))))
+            metrics.append((*run, f"occlusion-{order}", float(numpy.mean(accuracy)) / skill))
+        for explained, fill, first in MAPS:
+            speed = {"most": 3.0, "least": 0.8}[first] + 0.2 * place[name]
+            accuracy = 0.1 + (skill - 0.1) * numpy.exp(-speed * fractions**1.3)
+            maps += [
+                (*run, explained, fill, first, f, a)
+                for f, a in zip(fractions, accuracy, strict=True)
+            ]
         metrics += [
             (*run, "accuracy", skill),
             (*run, "ece", ece),
+            (*run, "ece-debiased", 0.8 * ece),
+            (*run, "ece-expected", 0.02 + 0.004 * place[name]),
             (*run, "nll", -1.2 * numpy.log(skill)),
             (*run, "brier", 1.4 * (1 - skill)),
         ]
@@ -74,7 +99,10 @@ def make_tables(
     return {
         "metrics.csv": pandas.DataFrame(metrics, columns=[*RUN, "metric", "value"]),
         "curves.csv": pandas.DataFrame(
-            curves, columns=[*RUN, "order", "fill", "fraction", "accuracy"]
+            curves, columns=[*RUN, "order", "fill", "fraction", "accuracy", "nll"]
+        ),
+        "faithfulness.csv": pandas.DataFrame(
+            maps, columns=[*RUN, "map", "fill", "first", "fraction", "accuracy"]
         ),
         "reliability.csv": reliability[[*RUN, *_BINS]],
         "failures.csv": pandas.DataFrame(failures, columns=[*RUN, "stage", "error", "message"]),
@@ -83,7 +111,7 @@ def make_tables(
     }
 
 
-_BINS = ["bin", "low", "high", "count", "confidence", "accuracy"]
+_BINS = ["scaled", "bin", "low", "high", "count", "confidence", "accuracy"]
 
 
 def _bins(generator, skill, excess):
@@ -108,12 +136,10 @@ def _bins(generator, skill, excess):
 
 def _tests(methods, sizes, done, generator):
     """Return comparisons to the first method, and of guided methods to their controls."""
-    metrics = ["accuracy", "nll", "brier", "ece", "occlusion-random-pixels"]
-    metrics += ["occlusion-random-block", "occlusion-most-relevant-first"]
     controls = [method.name for method in methods if method.is_control]
     rows = []
     for reference in [methods[0].name, *controls]:
-        for metric in metrics:
+        for metric in METRICS:
             for size in [*sizes, "all"]:
                 for method in methods:
                     has_run = size == "all" or any(run[:2] == (method.name, size) for run in done)
@@ -122,7 +148,7 @@ def _tests(methods, sizes, done, generator):
                         continue
                     if not has_run:
                         continue
-                    spread = 0.3 if metric == "nll" else 0.03
+                    spread = 0.3 if metric.startswith("nll") else 0.03
                     middle = generator.normal(0, spread)
                     half = abs(generator.normal(spread, spread / 3))
                     verdict = "undecided" if abs(middle) < half else "better"

@@ -136,6 +136,7 @@ def test_only_finite_things_are_drawn(name, tables):
     broken = {key: value.copy() for key, value in tables.items()}
     broken["metrics.csv"].loc[::7, "value"] = numpy.nan
     broken["curves.csv"].loc[::7, "accuracy"] = numpy.nan
+    broken["faithfulness.csv"].loc[::7, "accuracy"] = numpy.nan
     broken["tests.csv"].loc[::5, ["difference", "low", "high", "p", "p_corrected"]] = numpy.nan
     broken["tests.csv"].loc[1::5, ["low", "high"]] = [-numpy.inf, numpy.inf]
     arrays = broken["gallery.safetensors"]

@@ -1,18 +1,25 @@
 """What the figures compute: intervals, bins, gaps, directions, scaling."""
 
+from typing import get_args
+
 import numpy
 import pandas
 import pytest
 import scipy.stats
 from matplotlib.text import Text
-from synthetic import METHODS, make_tables
+from synthetic import METHODS, METRICS, make_tables
 
-from attrreg.figures.by_train_size import accuracy_by_train_size, t_interval
-from attrreg.figures.differences import METRICS, differences
+from attrreg.figures.by_train_size import accuracy_by_train_size, ece_by_train_size, t_interval
+from attrreg.figures.curves import in_bands
+from attrreg.figures.differences import differences
+from attrreg.figures.faithfulness import faithfulness
 from attrreg.figures.gallery import displayable, symmetric
 from attrreg.figures.gaps import failure_notes, find_gaps
+from attrreg.figures.labels import metric_label, order_label, sorted_orders
+from attrreg.figures.occlusion import occlusion
 from attrreg.figures.page import text_width, wrap
-from attrreg.figures.reliability import calibration_errors, pooled_bins
+from attrreg.figures.reliability import calibration_errors, pooled_bins, reliability
+from attrreg.protocol import Evaluation, Measure, Order
 
 
 def words(artist):
@@ -28,7 +35,8 @@ def test_interval_is_students():
 
 def test_calibration_errors_equal_the_metric(tables):
     bins, metrics = tables["reliability.csv"], tables["metrics.csv"]
-    here = (bins["method"] == "baseline") & (bins["train_size"] == 50) & (bins["count"] > 0)
+    bins = bins[~bins["scaled"] & (bins["count"] > 0)]
+    here = (bins["method"] == "baseline") & (bins["train_size"] == 50)
     ece = metrics[(metrics["metric"] == "ece") & (metrics["method"] == "baseline")]
     expected = ece[ece["train_size"] == 50].sort_values("seed")["value"]
     assert calibration_errors(bins[here]) == pytest.approx(expected.to_numpy())
@@ -99,16 +107,47 @@ def test_methods_do_not_hide_each_other(tables):
     assert len(set(ends)) == len(ends) == len(METHODS)
 
 
+def titles_of(figure):
+    """Return the panels of a figure by their titles, on one line each."""
+    return {axes.get_title(loc="left").replace("\n", " "): axes for axes in figure.axes}
+
+
+def title_of(metric):
+    label = metric_label(metric)
+    return f"{label.text} ({label.unit})"
+
+
 def test_direction_of_every_metric_is_labelled(tables):
     figure = differences(tables["tests.csv"], tables["failures.csv"], METHODS)
-    panels = {axes.get_title(loc="left"): words(axes) for axes in figure.axes}
-    assert len(panels) == len(METRICS)
-    for metric in METRICS.values():
-        ends = ("← worse", "better →") if metric.higher_is_better else ("← better", "worse →")
-        assert set(ends) <= set(panels[metric.text])
-        assert not {"← worse", "worse →"} <= set(panels[metric.text])
-    assert not METRICS["nll"].higher_is_better
-    assert not METRICS["ece"].higher_is_better
+    panels = titles_of(figure)
+    assert list(panels) == [title_of(metric) for metric in METRICS]
+    for metric in METRICS:
+        higher = metric == "accuracy" or metric.startswith("occlusion")
+        ends = ("← worse", "better →") if higher else ("← better", "worse →")
+        assert metric_label(metric).ends == ends
+        assert set(ends) <= set(words(panels[title_of(metric)]))
+
+
+def test_every_metric_has_a_label_of_its_own_and_a_direction_where_one_is_better():
+    everything = Evaluation(orders=get_args(Order), beside=("mean",), measures=get_args(Measure))
+    labels = {name: metric_label(name) for name in everything.metrics() if name != "temperature"}
+    assert len({label.text for label in labels.values()}) == len(labels)
+    neither = {name for name, label in labels.items() if label.higher_is_better is None}
+    assert {name.split("-")[0] for name in neither} <= {"ece", "sparseness"}
+    tested = everything.tested()
+    assert not neither & set(tested)
+    assert all(labels[name].unit for name in tested)
+
+
+def test_a_metric_that_nobody_knows_is_drawn_with_its_words(tables):
+    tests = tables["tests.csv"]
+    other = tests[tests["metric"] == "ece"].assign(metric="bits_per-pixel")
+    figure = differences(other, tables["failures.csv"], METHODS)
+    panel = titles_of(figure)["bits per pixel"]
+    assert {"← lower", "higher →"} <= set(words(panel))
+    points = {line.get_xdata()[0] for line in panel.lines if line.get_marker() == "v"}
+    assert points <= set(other["difference"])
+    assert points
 
 
 def test_guided_methods_are_compared_with_their_controls_in_a_block(tables):
@@ -135,7 +174,7 @@ def test_difference_stands_where_the_table_says(tables):
     figure = differences(tests, tables["failures.csv"], METHODS)
     here = (tests["metric"] == "ece") & (tests["method"] == "challenger")
     row = tests[here & (tests["reference"] == "baseline") & (tests["train_size"] == "all")].iloc[0]
-    axes = next(a for a in figure.axes if a.get_title(loc="left") == METRICS["ece"].text)
+    axes = titles_of(figure)[title_of("ece")]
     points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "v"]
     assert 100 * row["difference"] in points
 
@@ -187,12 +226,107 @@ def test_figures_take_the_methods_asked_for(tables):
     assert not any("failed" in text for text in words(figure))
 
 
-def test_several_fills_get_columns_of_their_own():
-    from attrreg.figures.occlusion import occlusion
+def test_every_order_has_a_name_and_orders_stand_in_one_sequence():
+    orders = get_args(Order)
+    assert not {order_label(order) for order in orders} & set(orders)
+    assert sorted_orders(orders[::-1]) == sorted_orders(orders)
+    assert sorted_orders(["mine", *orders])[-1] == "mine"
+    assert order_label("my-order") == "my order"
 
+
+def test_several_fills_get_panels_of_their_own_the_first_of_the_table_first():
     tables = make_tables(failed=())
     curves = pandas.concat(
-        [tables["curves.csv"], tables["curves.csv"].assign(fill="zero", accuracy=0.5)]
+        [tables["curves.csv"], tables["curves.csv"].assign(fill="blur", accuracy=0.5)]
     )
     figure = occlusion(curves, tables["failures.csv"], METHODS)
-    assert len(figure.axes) == 2 * 6
+    fills = [title.partition("fill: ")[2] for title in map(panel_title, figure.axes)]
+    assert fills == 2 * (6 * ["channel mean"] + 6 * ["blur"])
+
+
+def panel_title(axes):
+    return axes.get_title(loc="left").replace("\n", " ")
+
+
+def test_maps_are_explained_where_they_are_used(tables):
+    curves = tables["curves.csv"]
+    about = {"Own map:": "most-relevant-first", "Neutral map:": "neutral-most-relevant-first"}
+    for shown in about.values():
+        only = curves[curves["order"].isin(["random-pixels", shown])]
+        text = " ".join(words(occlusion(only, tables["failures.csv"], METHODS)))
+        assert [order for key, order in about.items() if key in text] == [shown]
+
+
+def test_bands_lose_no_panel_and_break_no_group_that_fits():
+    for sizes in ([1], [3], [5, 5], [2, 2, 2], [7], [4, 4], []):
+        groups = [[f"{n} {place}" for place in range(size)] for n, size in enumerate(sizes)]
+        bands = in_bands(groups)
+        assert [name for band in bands for name in band] == [name for g in groups for name in g]
+        assert all(0 < len(band) <= 4 for band in bands)
+        for group in groups:
+            homes = [band for band in bands if set(group) & set(band)]
+            assert len(homes) == -(-len(group) // 4)
+
+
+def test_reliability_stands_before_and_after_scaling(tables):
+    bins, failures = tables["reliability.csv"], tables["failures.csv"]
+    both = reliability(bins, failures, METHODS[:1])
+    assert [w.split("\n")[0] for w in words(both) if w.endswith("accuracy (%)")] == 2 * [
+        "before scaling",
+        "after scaling",
+    ]
+    shown = [word for word in words(both) if word.startswith("ECE ")]
+    here = bins[(bins["method"] == "baseline") & (bins["count"] > 0)]
+    expected = [
+        f"ECE {100 * calibration_errors(part).mean():.1f} %"
+        for _, part in here.groupby(["train_size", "scaled"], sort=True)
+    ]
+    assert shown == expected
+
+
+def test_a_table_that_knows_no_scaling_is_drawn_as_before_it(tables):
+    bins, failures = tables["reliability.csv"], tables["failures.csv"]
+    old = bins[~bins["scaled"]].drop(columns="scaled")
+    figure = reliability(old, failures, METHODS)
+    assert not any("scaling" in word for word in words(figure))
+    unscaled = reliability(bins[~bins["scaled"]], failures, METHODS)
+    assert words(figure) == words(unscaled)
+
+
+def test_what_chance_alone_shows_is_a_dash_at_its_mean(tables):
+    metrics, failures = tables["metrics.csv"], tables["failures.csv"]
+    figure = ece_by_train_size(metrics, failures, METHODS)
+    dashes = [line for line in figure.axes[0].lines if line.get_marker() == "_"]
+    chance = metrics[metrics["metric"] == "ece-expected"]
+    expected = 100 * chance.groupby(["method", "train_size"])["value"].mean()
+    assert sorted(line.get_ydata()[0] for line in dashes) == pytest.approx(sorted(expected))
+    low, high = figure.axes[0].get_ylim()
+    assert all(low <= line.get_ydata()[0] <= high for line in dashes)
+    assert any("what chance alone shows" in word.replace("\n", " ") for word in words(figure))
+    old = ece_by_train_size(metrics[metrics["metric"] == "ece"], failures, METHODS)
+    assert not any("chance" in word for word in words(old))
+
+
+def test_faithfulness_is_the_mean_over_the_seeds_under_the_first_fill(tables):
+    curves, failures = tables["faithfulness.csv"], tables["failures.csv"]
+    figure = faithfulness(curves, failures, METHODS)
+    assert [panel_title(axes) for axes in figure.axes[:4]] == [
+        f"{name} {first} relevant first"
+        for name in ("gradient", "lrp-0")
+        for first in ("most", "least")
+    ]
+    first = curves[(curves["method"] == "baseline") & (curves["train_size"] == 50)]
+    first = first[(first["fill"] == "blur") & (first["map"] == "gradient")]
+    for axes, which in zip(figure.axes, ("most", "least"), strict=False):
+        expected = 100 * first[first["first"] == which].groupby("fraction")["accuracy"].mean()
+        line = next(line for line in axes.lines if line.get_marker() == "o")
+        assert line.get_ydata() == pytest.approx(expected.to_numpy())
+
+
+def test_faithfulness_that_is_not_measured_says_where_to_ask_for_it(tables):
+    figure = faithfulness(tables["faithfulness.csv"].iloc[:0], tables["failures.csv"], METHODS)
+    text = " ".join(words(figure)).replace("\n", " ")
+    assert figure.axes == []
+    assert "evaluation.measures names faithfulness" in text
+    assert "× Saliency Guided Training failed" in text
+    assert "is missing" not in text

@@ -46,3 +46,13 @@ def test_names_stay_words_and_empty_cells_become_nan(tmp_path):
 
 def test_tests_keep_all_as_a_train_size(folder):
     assert set(read_table(folder, "tests.csv")["train_size"]) == {"50", "200", "all"}
+
+
+def test_truth_values_are_read_as_such_and_other_words_are_named(folder, tmp_path):
+    scaled = read_table(folder, "reliability.csv")["scaled"]
+    assert scaled.dtype == bool
+    assert set(scaled) == {True, False}
+    head = "dataset,model,method,train_size,seed,scaled,bin,low,high,count,confidence,accuracy\n"
+    (tmp_path / "reliability.csv").write_text(head + "digits,m,baseline,50,0,yes,3,0.2,0.3,0,,\n")
+    with pytest.raises(ValueError, match=r"'scaled' of .* must hold True and False only: .*'yes'"):
+        read_table(tmp_path, "reliability.csv")

@@ -81,6 +81,29 @@ def test_margins_and_directions_go_by_metric(metrics):
     assert (equivalent == (result["metric"] == "own")).all()
 
 
+def test_scales_floors_and_margins_go_by_metric(metrics):
+    result = compare_all(
+        metrics,
+        ["baseline"],
+        ["accuracy", "nll", "error"],
+        by_train_size=False,
+        scales={"nll": "log-ratio", "error": "log-ratio"},
+        floors={"error": 0.001},
+        noninferiority_margins={"nll": 0.1},
+    )
+    options = {"scale": "log-ratio", "methods": METHODS}
+    for metric, own in (("nll", {"noninferiority_margin": 0.1}), ("error", {"floor": 0.001})):
+        expected = compare(metrics, metric, "baseline", **options, **own)
+        found = result[result["metric"] == metric].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[expected.columns], expected)
+    assert set(result.loc[result["metric"] == "accuracy", "scale"]) == {"difference"}
+
+
+def test_error_rates_have_the_train_sizes_of_their_accuracy(metrics):
+    result = compare_all(metrics, ["baseline"], ["error"])
+    assert list(result["train_size"].unique()) == ["all", "50", "200", "1000"]
+
+
 def test_failed_methods_keep_their_rows(metrics):
     left = metrics[~metrics["method"].isin(["baseline", "reldrop-block/swapped"])]
     result = compare_all(left, ["baseline"], METRICS, CONTROLS, methods=METHODS)

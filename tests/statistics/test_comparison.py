@@ -1,38 +1,23 @@
 """One family: its numbers, its verdicts, and tables that are not as they should be."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tidy import against_zero, table
 
-from attrreg.statistics import clusters_needed, compare
+from attrreg.statistics import (
+    clusters_needed,
+    compare,
+    equivalence_p,
+    interval,
+    noninferiority_p,
+    smallest_visible,
+)
 from attrreg.statistics.comparison import COLUMNS
 from attrreg.statistics.permutation import sign_flip_p
-
-KEYS = ["dataset", "model", "method", "train_size", "seed"]
-
-
-def table(values, metric="accuracy", sizes=(50,), dataset="digits", model="resnet"):
-    """Make a table from {method: one value per (seed, size), sizes varying fastest}."""
-    rows = []
-    for method, per_run in values.items():
-        n_seeds = len(per_run) // len(sizes)
-        runs = itertools.product(range(n_seeds), sizes)
-        for (seed, size), value in zip(runs, per_run, strict=True):
-            rows.append((dataset, model, method, size, seed, metric, value))
-    return pd.DataFrame(
-        rows, columns=["dataset", "model", "method", "train_size", "seed", "metric", "value"]
-    )
-
-
-def against_zero(differences, **options):
-    """Compare a method that has these values with a baseline that has zeros."""
-    metrics = table({"baseline": np.zeros(len(differences)), "ours": differences})
-    return compare(metrics, "accuracy", "baseline", **options).iloc[0]
 
 
 def test_difference_averages_cells_within_clusters_and_then_clusters():
@@ -172,10 +157,27 @@ def test_equal_after_averaging_is_equal():
     assert (row["difference"], row["p"], row["effect"]) == (0.0, 1.0, 0.0)
 
 
+def test_opposite_methods():
+    steps = np.array([0.1, 0.2, 0.3, 0.4])
+    row = against_zero(np.concatenate([steps, -steps]))
+    assert (row["difference"], row["p"], row["effect"]) == (0.0, 1.0, 0.0)
+    assert row["low"] == pytest.approx(-row["high"])
+    assert row["low_permutation"] == pytest.approx(-row["high_permutation"])
+    assert row["verdict"] == "undecided"
+
+
+def test_methods_that_tie_in_all_but_one_cluster():
+    row = against_zero([0.0] * 7 + [0.8])
+    # One cluster alone says nothing: flipping the ties changes no mean.
+    assert (row["difference"], row["p"], row["verdict"]) == (pytest.approx(0.1), 1.0, "undecided")
+    assert row["low_permutation"] == 0.0
+
+
 def test_one_cluster():
     row = against_zero([0.3])
     assert (row["p"], row["smallest_p"], row["n_clusters"]) == (1.0, 1.0, 1)
-    assert row[["low", "high", "effect", "p_t"]].isna().all()
+    assert row[["low", "high", "effect", "p_t", "visible"]].isna().all()
+    assert np.isinf([row["low_permutation"], row["high_permutation"]]).all()
     assert row["reason"].endswith("nothing can reach 0.05; at least 6 clusters are needed")
     assert row["clusters_needed"] is pd.NA
 
@@ -183,7 +185,8 @@ def test_one_cluster():
 def test_clusters_that_all_agree_on_a_difference():
     row = against_zero([0.1] * 6)
     assert (row["p"], row["verdict"]) == (2**-5, "better")
-    assert row[["effect", "p_t"]].isna().all()
+    assert row[["effect", "p_t", "visible"]].isna().all()
+    assert row[["low", "high"]].tolist() == [row["difference"]] * 2
 
 
 def test_equivalence_needs_a_margin_and_the_interval_inside():
@@ -278,9 +281,54 @@ def test_wrong_tables_are_refused(change, message):
         (("accuracy", "baseline", "less", "hom"), {}, r"unknown correction 'hom'.*'holm'\?"),
         (("accuracy", "baseline"), {"alpha": 0.5}, r"alpha is 0.5"),
         (("accuracy", "baseline"), {"equivalence_margin": 0}, r"equivalence_margin is 0"),
+        (("accuracy", "baseline"), {"noninferiority_margin": -1}, r"noninferiority_margin is -1"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, options, message):
     metrics = table({"baseline": [0.1, 0.2], "sgt": [0.2, 0.3]})
     with pytest.raises(ValueError, match=message):
         compare(metrics, *arguments, **options)
+
+
+@pytest.mark.parametrize(("n_clusters", "method"), [(5, "t"), (9, "t"), (24, "bca")])
+def test_the_intervals_are_named_and_those_of_the_differences(n_clusters, method):
+    differences = np.random.default_rng(n_clusters).gamma(2, size=n_clusters) - 1
+    row = against_zero(differences, alpha=0.1)
+    assert row["interval"] == method
+    assert tuple(row[["low", "high"]]) == pytest.approx(interval(differences, 0.9))
+    by_test = interval(differences, 0.9, "permutation")
+    assert tuple(row[["low_permutation", "high_permutation"]]) == pytest.approx(by_test)
+    assert (not by_test[0] <= 0 <= by_test[1]) == (row["p"] <= 0.1)
+
+
+def test_undecided_rows_say_what_could_have_been_seen():
+    values = {
+        "baseline": np.zeros(7),
+        "a": [0.3, -0.1, 0.2, -0.2, 0.1, 0.2, -0.1],
+        "b": np.zeros(7),
+    }
+    row = compare(table(values), "accuracy", "baseline").iloc[0]
+    visible = smallest_visible(7, np.std(values["a"], ddof=1), 0.05, family=2)
+    assert row["visible"] == pytest.approx(visible)
+    seen = f"at this spread a t test of 7 clusters sees {visible:.3g} or more with 80 % power"
+    assert row["reason"].endswith(seen)
+    alone = compare(table(values), "accuracy", "baseline", correction="none").iloc[0]
+    assert alone["visible"] == pytest.approx(smallest_visible(7, np.std(values["a"], ddof=1)))
+
+
+def test_margins_have_a_p_of_their_own():
+    differences = np.array([0.01, -0.01, 0.02, -0.03, 0.01, -0.01])
+    plain = against_zero(differences)
+    assert plain[["p_equivalence", "p_noninferiority"]].isna().all()
+    row = against_zero(differences, equivalence_margin=0.05, noninferiority_margin=0.02)
+    assert row["p_equivalence"] == pytest.approx(equivalence_p(differences, 0.05))
+    assert row["p_noninferiority"] == pytest.approx(noninferiority_p(differences, 0.02, True))
+
+
+@pytest.mark.parametrize(("metric", "shown"), [("accuracy", False), ("nll", True)])
+def test_noninferiority_adds_to_the_reason_and_not_to_the_verdict(metric, shown):
+    values = {"baseline": np.zeros(6), "ours": -0.01 * np.arange(5, 11)}
+    result = compare(table(values, metric), metric, "baseline", noninferiority_margin=0.05)
+    assert result["verdict"][0] == ("better" if shown else "worse")
+    assert ("; non-inferior within 0.05 (p = " in result["reason"][0]) == shown
+    assert ("non-inferiority not shown" in result["reason"][0]) != shown

@@ -40,7 +40,8 @@ def test_wrong_arguments_are_named():
 
 def test_a_plan_needs_no_heavy_imports():
     code = (
-        "import sys; from attrreg.statistics import clusters_needed, smallest_p;"
+        "import sys; from attrreg.statistics import clusters_needed, plan_power, smallest_p;"
+        "plan_power(5, {'n = 50': 0.04}, 0.05, 3);"
         "heavy = {'numpy', 'pandas', 'scipy', 'torch'} & set(sys.modules); sys.exit(str(heavy)"
         " if heavy else 0)"
     )
@@ -50,6 +51,23 @@ def test_a_plan_needs_no_heavy_imports():
 def test_comparing_needs_no_torch():
     code = (
         "import sys; from attrreg.statistics import compare; sys.exit(int('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there():
+    import attrreg.statistics
+
+    for name in attrreg.statistics.__all__:
+        assert callable(getattr(attrreg.statistics, name))
+
+
+def test_scipy_stats_is_imported_by_those_functions_only_that_use_it():
+    code = (
+        "import sys, attrreg.statistics as s; [getattr(s, name) for name in s.__all__];"
+        "import pandas; found = lambda: int('scipy.stats' in sys.modules);"
+        "before = found(); s.wilcoxon_pairs(pandas.DataFrame({'a': [1, 2, 4], 'b': [2, 2, 2]}));"
+        "sys.exit(before or 1 - found())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from attrreg.statistics.permutation import sign_flip_p
+from attrreg.statistics.permutation import permutation_interval, sign_flip_p
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 # Multiples of 1/360 as in accuracies of a small test set: full of ties that rounding breaks.
@@ -82,3 +82,51 @@ def test_drawn_p_is_never_zero():
 def test_only_finite_differences():
     with pytest.raises(ValueError, match="finite"):
         sign_flip_p([0.1, np.nan])
+
+
+def leaves_out_zero(differences, level):
+    low, high = permutation_interval(differences, level)
+    return not low <= 0 <= high
+
+
+@given(differences=tied, level=st.sampled_from([0.5, 0.75, 0.8, 0.9, 0.9375, 0.95, 1 - 2**-7]))
+def test_the_interval_leaves_out_zero_exactly_if_p_says_so(differences, level):
+    # Levels such as 1 − 1/16 are p that the test can reach: there the two must agree as well.
+    assert leaves_out_zero(differences, level) == (sign_flip_p(differences) <= 1 - level)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.45, 0.5, 0.55, 0.6, 0.9])
+def test_the_drawn_interval_agrees_with_the_drawn_p(shift):
+    differences = np.random.default_rng(5).normal(shift, 1, 18)
+    assert leaves_out_zero(differences, 0.95) == (sign_flip_p(differences) <= 0.05)
+
+
+@pytest.mark.parametrize("n_clusters", [6, 9, 18])
+def test_p_crosses_the_level_at_the_ends(n_clusters):
+    differences = np.random.default_rng(n_clusters).normal(0.2, 1, n_clusters)
+    low, high = permutation_interval(differences, 0.95)
+    assert low < differences.mean() < high
+    for inside, outside in ((low + 1e-6, low - 1e-6), (high - 1e-6, high + 1e-6)):
+        assert sign_flip_p(differences - inside) > 0.05 >= sign_flip_p(differences - outside)
+
+
+@pytest.mark.parametrize("n_clusters", range(1, 8))
+def test_below_six_clusters_there_is_no_interval_at_95_percent(n_clusters):
+    ends = permutation_interval(np.arange(1.0, n_clusters + 1), 0.95)
+    assert np.isinf(ends).all() == (n_clusters < 6)
+    assert np.isinf(ends).any() == np.isinf(ends).all()
+
+
+def test_an_interval_by_hand():
+    # Split in two, the means are 1 and 3, 2 and 2.5, or 4 and 1.5. Two of the 8 patterns count
+    # everywhere, and p is above 2/8 where a split counts too: from 1 to 4.
+    assert permutation_interval([1, 2, 4], 0.75) == (1.0, 4.0)
+
+
+@given(differences=tied, shift=st.integers(-9, 9))
+def test_the_interval_moves_and_turns_with_the_differences(differences, shift):
+    low, high = permutation_interval(differences, 0.8)
+    moved = permutation_interval(np.array(differences) + shift, 0.8)
+    np.testing.assert_allclose(moved, (low + shift, high + shift), atol=1e-9)
+    turned = permutation_interval(-np.array(differences), 0.8)
+    np.testing.assert_allclose(turned, (-high, -low), atol=1e-12)

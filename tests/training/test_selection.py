@@ -234,14 +234,22 @@ class TestHeldBack:
         nearest = min(range(1, n), key=lambda held: abs(held - share * n))
         assert abs(n - kept - share * n) == pytest.approx(abs(nearest - share * n))
 
-    @given(st.integers(1, 2000), st.floats(0.001, 0.999))
-    def test_the_last_weights_cost_no_sample(self, n, share):
-        assert Selection(held_back=share).kept(n) == n
+    @given(st.integers(1, 2000))
+    def test_the_last_weights_cost_no_sample(self, n):
+        assert Selection().kept(n) == n
 
-    def test_one_sample_cannot_be_shared(self):
+    @given(st.integers(2, 2000), st.floats(0.001, 0.999))
+    def test_a_share_that_is_asked_for_costs_the_last_weights_as_much_as_the_best(self, n, share):
+        last, best = (Selection(name=name, held_back=share).kept(n) for name in ("last", "best"))
+        assert last == best
+
+    @pytest.mark.parametrize(
+        "selection", [Selection(name="best"), Selection(name="last", held_back=0.2)]
+    )
+    def test_one_sample_cannot_be_shared(self, selection):
         """It would be trained on without selection, under a record that says otherwise."""
-        with pytest.raises(ValueError, match="selection"):
-            Selection(name="best").kept(1)
+        with pytest.raises(ValueError, match=f"selection '{selection.name}'"):
+            selection.kept(1)
 
     def test_a_size_that_leaves_a_class_untrained_is_refused(self):
         """Of ten digits, one per class, the two held back are of classes that are never seen."""
@@ -321,12 +329,50 @@ class TestRun:
         plain, named = self.run_of(), self.run_of(**{"recipe.selection": {"name": "last"}})
         assert plain.intent == named.intent
         train_shard([plain], tmp_path / "plain", data, CPU)
-        other = self.run_of(**{"recipe.selection": {"name": "last", "held_back": 0.5, "every": 1}})
+        other = self.run_of(**{"recipe.selection": {"name": "last", "every": 1}})
         train_shard([other], tmp_path / "named", data, CPU)
         found, expected = self.left(tmp_path / "named", other), self.left(tmp_path / "plain", plain)
         assert_same_weights(found[0], expected[0])
         assert found[1] == expected[1]
         assert not set(COLUMNS) & set(found[1][0])
+
+    def test_the_last_weights_are_kept_though_others_were_better_on_what_was_held_back(
+        self, monkeypatch
+    ):
+        """It is held back for the temperature, and is looked at as if weights were selected."""
+        scripted(monkeypatch, [(0.9, 0.1), (0.8, 0.2), (0.7, 0.3), (0.6, 0.4)])
+        selection = Selection(name="last", held_back=0.2, every=1)
+        training = selecting(n=10, steps=4, selection=selection)
+        weights = followed(training)
+        assert len(weights) == 4
+        assert (len(training.data), len(training.held_back)) == (8, 2)
+        assert_same_weights(training.model.state_dict(), weights[-1])
+        assert [row["held_back_accuracy"] for row in training.history] == [0.9, 0.8, 0.7, 0.6]
+
+    def test_of_the_last_weights_what_is_held_back_is_in_no_batch_and_is_told_of(
+        self, data, tmp_path, monkeypatch
+    ):
+        trainings, seen, at_steps = [], [], []
+
+        def spied(composition):
+            def look(model, x, y, generator, state):
+                trainings[:] = [model]
+                seen.append(state.indices)
+
+            return Watched(build(composition), look)
+
+        def report(run, step, steps):
+            at_steps.append(snapshot(trainings[0]))
+
+        monkeypatch.setattr(training_runs, "build", spied)
+        held = {"recipe.selection": {"name": "last", "held_back": 0.2, "every": 1}}
+        run = self.run_of(**held)
+        assert run.intent != self.run_of().intent
+        train_shard([run], tmp_path, data, CPU, report=report)
+        weights, rows = self.left(tmp_path, run)
+        assert_same_weights(weights, at_steps[-1])
+        assert set(torch.cat(seen).tolist()) == set(range(16))
+        assert set(COLUMNS) < set(rows[0])
 
     def test_a_length_that_is_matched_counts_what_the_other_is_trained_on(
         self, data, tmp_path, monkeypatch

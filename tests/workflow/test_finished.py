@@ -3,7 +3,8 @@
 import csv
 import re
 
-from attrreg.catalogue import FIGURES
+from attrreg.claims.specification import read_claims
+from attrreg.config import read_experiment
 
 
 def rows(path):
@@ -25,11 +26,23 @@ def test_tables_have_a_row_per_run_and_metric_and_per_comparison(finished):
     assert rows(tables / "failures.csv") == []
     tests = rows(tables / "tests.csv")
     compared = {(row["reference"], row["method"], row["metric"]) for row in tests}
-    for metric in {row["metric"] for row in metrics}:
+    tested = read_experiment(finished.config).tested_metrics()
+    assert set(tested) <= {row["metric"] for row in metrics}
+    for metric in tested:
         assert ("baseline", "reldrop-block", metric) in compared
         assert ("reldrop-block/swapped", "reldrop-block", metric) in compared
     assert {row["verdict"] for row in tests} == {"undecided"}  # two seeds decide nothing
     assert all(row["reason"] for row in tests)
+
+
+def test_every_claim_has_an_answer_in_every_form(finished):
+    tables = finished.folder / "tables"
+    answers = [row for row in rows(tables / "claims.csv") if row["role"] == "answer"]
+    declared = {each.id for each in read_claims(finished.root / "configs" / "claims.yaml")}
+    assert {row["id"] for row in answers} == declared
+    assert {row["verdict"] for row in answers} <= {"undecided", "not run"}  # of two seeds
+    for suffix in (".md", ".tex", ".txt"):
+        assert "C1" in (tables / f"claims{suffix}").read_text()
 
 
 def test_guided_blocks_and_their_control_erase_the_same_area(finished):
@@ -46,7 +59,7 @@ def test_guided_blocks_and_their_control_erase_the_same_area(finished):
 
 def test_every_figure_exists_in_three_formats(finished):
     starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
-    for figure in FIGURES:
+    for figure in read_experiment(finished.config).drawn_figures():
         for kind, start in starts.items():
             content = (finished.folder / "figures" / f"{figure}.{kind}").read_bytes()
             assert content.startswith(start)
@@ -57,7 +70,7 @@ def test_the_report_is_one_file_that_needs_no_network(finished):
     report = (finished.folder / "report.html").read_text()
     loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?://[^\"']+", report)
     assert loaded == []
-    for figure in FIGURES:
+    for figure in read_experiment(finished.config).drawn_figures():
         assert figure in report
 
 

@@ -6,12 +6,18 @@ from snakemake.exceptions import WorkflowError
 
 from attrreg import catalogue
 from attrreg.config import ConfigError, read_experiment
-from attrreg.plan import evaluation_digest, make_plan, preparation_digest
+from attrreg.plan import (
+    evaluated_after,
+    evaluation_digest,
+    make_plan,
+    preparation_digest,
+)
 from attrreg.provenance import digest, source_digest
 from attrreg.tuned import quoted
 
 EXPERIMENT = Path(config.get("experiment", "configs/demo.yaml"))
 RESULTS = Path(config.get("results", "results"))
+CLAIMS = Path(config.get("claims", "configs/claims.yaml"))
 DATA = Path(config.get("data", RESULTS / "data"))
 
 try:
@@ -32,11 +38,16 @@ config["tuning"] = quoted(PLAN.experiment)
 DATASETS = {each.key: each for each in PLAN.experiment.datasets().values()}
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
-TABLES = ["metrics", "cost", "curves", "reliability", "history", "failures"]
+TABLES = [
+    *("metrics", "cost", "curves", "reliability", "history", "failures"),
+    *("classes", "localization", "faithfulness", "shift"),
+]
 
 
 def subsets_of_shard(wildcards):
     """Return the subset orders that the runs of a shard are trained on."""
     runs = SHARDS[wildcards.shard].runs
     places = {(run.source.key, run.source.law.name, run.seed) for run in runs}
-    return sorted(DATA / key / f"subsets/{law}/s{seed}.json" for key, law, seed in places)
+    return sorted(
+        DATA / key / f"subsets/{law}/s{seed}.json" for key, law, seed in places
+    )

@@ -1,6 +1,9 @@
 rule evaluate_shard:
     input:
-        FOLDER / "stamps/train_shard/{shard}.txt",
+        lambda wildcards: [
+            FOLDER / f"stamps/train_shard/{name}.txt"
+            for name in evaluated_after(PLAN, SHARDS[wildcards.shard])
+        ],
     output:
         FOLDER / "stamps/evaluate_shard/{shard}.txt",
     log:

@@ -28,11 +28,12 @@ rule test_differences:
     input:
         FOLDER / "tables/metrics.csv",
     output:
-        report(
+        tests=report(
             FOLDER / "tables/tests.csv",
             category="Tables",
             caption="../report/tests.rst",
         ),
+        more=[FOLDER / "tables/items.csv", FOLDER / "tables/ranks.csv"],
     log:
         FOLDER / "logs/test_differences.log",
     benchmark:
@@ -40,19 +41,47 @@ rule test_differences:
     conda:
         "../../environment.yml"
     params:
-        digest=source_digest("attrreg.statistics.comparison"),
+        digest=source_digest("attrreg.statistics.families", "attrreg.more_tests"),
         settings=PLAN.experiment.statistics.model_dump_json(),
+        metrics=PLAN.experiment.tested_metrics(),
         experiment=EXPERIMENT,
         results=RESULTS,
     shell:
         "attrreg test --config {params.experiment} --results {params.results} > {log} 2>&1"
 
 
+rule answer_claims:
+    input:
+        FOLDER / "tables/metrics.csv",
+        CLAIMS,
+    output:
+        report(
+            multiext(str(FOLDER / "tables/claims"), ".csv", ".md", ".tex", ".txt"),
+            category="Claims",
+            caption="../report/claims.rst",
+        ),
+    log:
+        FOLDER / "logs/answer_claims.log",
+    benchmark:
+        FOLDER / "benchmarks/answer_claims.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        digest=source_digest("attrreg.claims.answering", "attrreg.claims.writing"),
+        settings=digest([PLAN.experiment.claims, PLAN.experiment.statistics.alpha]),
+        claims=CLAIMS,
+        experiment=EXPERIMENT,
+        results=RESULTS,
+    shell:
+        "attrreg claims --config {params.experiment} --results {params.results}"
+        " --claims {params.claims} > {log} 2>&1"
+
+
 rule draw_figure:
     input:
         rules.collect_tables.output.tables,
         rules.collect_tables.output.gallery,
-        rules.test_differences.output,
+        rules.test_differences.output.tests,
     output:
         report(
             FOLDER / "figures/{figure}.svg",
@@ -82,7 +111,7 @@ rule draw_figures:
     input:
         expand(
             FOLDER / "figures/{figure}.{format}",
-            figure=PLAN.experiment.figures,
+            figure=PLAN.experiment.drawn_figures(),
             format=FORMATS,
         ),
 

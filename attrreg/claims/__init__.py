@@ -1,0 +1,1 @@
+"""Do the claims of the papers hold? Declared claims in, one verdict each out; torch-free."""

@@ -1,0 +1,271 @@
+"""What is measured of a trained model: each function gives metrics by name, and rows of tables."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrreg.evaluation import accuracy, calibration, calibration_bias, occlusion
+from attrreg.evaluation.checks import checked_logits
+from attrreg.evaluation.diversity import (
+    effective_rank,
+    filter_similarity,
+    penultimate,
+    similarity_change,
+)
+from attrreg.evaluation.faithfulness import deletion, symmetric_relevance_gain
+from attrreg.evaluation.localization import average, localization
+from attrreg.evaluation.map_quality import gini, gradient_cosine
+from attrreg.evaluation.predict import predict
+from attrreg.evaluation.shift import accuracies_under
+from attrreg.evaluation.subject import Subject
+from attrreg.features import resolve_axes
+from attrreg.perturbation import fill_values
+
+__all__ = ["MEASURES", "calibrated", "occluded", "predicted"]
+
+Rows = list[dict[str, Any]]
+Found = tuple[dict[str, Tensor], dict[str, Rows]]  # metrics, and rows by table
+
+
+def predicted(subject: Subject) -> Found:
+    """Return what the predictions themselves say, and the accuracy of every class."""
+    logits, labels = subject.logits, subject.held_out.splits["test"][1]
+    metrics = {
+        "accuracy": accuracy.top_k(logits, labels),
+        "top5": accuracy.top_k(logits, labels, 5),
+        "balanced-accuracy": accuracy.balanced(logits, labels),
+    }
+    by_class = accuracy.per_class(logits, labels).tolist()
+    counts = torch.bincount(labels, minlength=logits.shape[1]).tolist()
+    names = subject.held_out.pool.class_names or range(len(counts))
+    rows = [
+        {"class": name, "count": count, "accuracy": value}
+        for name, count, value in zip(names, counts, by_class, strict=True)
+    ]
+    return metrics, {"classes": rows}
+
+
+def calibrated(subject: Subject) -> Found:
+    """Return calibration as it is and after temperature scaling, and both reliability diagrams.
+
+    The temperature is fitted on the samples that the run held back from its own label budget
+    (``recipe.selection``), or, where it held none back, on the validation split of the dataset.
+    """
+    labels, bins = subject.held_out.splits["test"][1], subject.settings.bins
+    _, held_back = subject.trained_on()
+    x, y = subject.held_out.splits["validation"]
+    if held_back is not None:
+        x, y = held_back.batch(torch.arange(len(held_back)))
+    temperature = calibration.temperature(predict(subject.model, x), y)
+    metrics, rows = {"temperature": temperature}, []
+    for suffix, scale in (("", 1.0), ("-scaled", float(temperature))):
+        logits = calibration.scaled(subject.logits, scale)
+        found = _calibration(logits, labels, bins)
+        metrics |= {f"{name}{suffix}": value for name, value in found.items()}
+        diagram = calibration.reliability(logits, labels, bins)
+        columns = {name: values.tolist() for name, values in vars(diagram).items()}
+        rows += [
+            {"scaled": suffix != "", "bin": number, **dict(zip(columns, row, strict=True))}
+            for number, row in enumerate(zip(*columns.values(), strict=True))
+        ]
+    return metrics, {"reliability": rows}
+
+
+def _calibration(logits: Tensor, labels: Tensor, bins: int) -> dict[str, Tensor]:
+    parts = calibration.brier_decomposition(logits, labels, bins)
+    return {
+        "nll": calibration.nll(logits, labels),
+        "brier": calibration.brier(logits, labels),
+        "brier-reliability": parts.reliability,
+        "brier-resolution": parts.resolution,
+        "ece": calibration.ece(logits, labels, bins),
+        "ece-debiased": calibration_bias.debiased_ece(logits, labels, bins),
+        "ece-mass": calibration.ece(logits, labels, bins, "mass"),
+        "ece-classwise": calibration.classwise_ece(logits, labels, bins),
+        "ece-expected": calibration_bias.expected_ece(logits, bins),
+        "mce": calibration.mce(logits, labels, bins),
+    }
+
+
+def occluded(subject: Subject) -> Found:
+    """Return areas under accuracy while features are replaced, and the curves.
+
+    ``occlusion-<order>`` is the area divided by the accuracy of the whole inputs, NaN where that is
+    0; ``occlusion-area-<order>`` is not divided; ``occlusion-nll-<order>`` is the area under the
+    NLL. Fills beside the headline are named ``@<fill>``.
+    """
+    settings, (x, y) = subject.settings, subject.held_out.splits["test"]
+    axes = resolve_axes(x, None)
+    metrics: dict[str, Tensor] = {}
+    rows: Rows = []
+    for order in settings.orders:
+        places = _places(subject, order, x, axes)
+        if places is None:
+            continue
+        for fill in settings.all_fills:
+            filled = fill_values(fill, x, axes, subject.generator("fill", fill))
+            curve = deletion(subject.model, x, y, places, filled, settings.fractions)
+            suffix = "" if fill == settings.fill else f"@{fill}"
+            area = occlusion.area_under(curve.fractions, curve.accuracy)
+            clean = (subject.logits.argmax(1) == y).double().mean().cpu()
+            metrics |= {
+                f"occlusion-{order}{suffix}": torch.where(clean > 0, area / clean, torch.nan),
+                f"occlusion-area-{order}{suffix}": area,
+                f"occlusion-nll-{order}{suffix}": occlusion.area_under(curve.fractions, curve.nll),
+            }
+            rows += [
+                {"order": order, "fill": fill, "fraction": share, "accuracy": right, "nll": nll}
+                for share, right, nll in zip(
+                    *(each.tolist() for each in (curve.fractions, curve.accuracy, curve.nll)),
+                    strict=True,
+                )
+            ]
+    return metrics, {"curves": rows}
+
+
+def _places(subject: Subject, order: str, x: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+    """Return the place of every feature in an order, None where the neutral map is missing."""
+    generator = subject.generator(order)
+    if order == "random-pixels":
+        return occlusion.random_pixels(x, generator, axes)
+    if order == "random-block":
+        return occlusion.random_block(x, generator, axes)
+    if order == "grid-patches":
+        return occlusion.grid_patches(x, generator, axes)
+    model = subject.model
+    if order.startswith("neutral-"):
+        if subject.neutral is None:
+            return None
+        model = subject.neutral
+    checked_logits(predict(model, x))  # maps of a model that has diverged say nothing
+    maps = subject.maps(subject.settings.rule, x, model)
+    if order.endswith("most-relevant-first"):
+        return occlusion.most_relevant_first(maps)
+    return occlusion.least_relevant_first(maps)
+
+
+def training(subject: Subject) -> Found:
+    """Return the accuracy on the training samples with the labels that were given."""
+    trained_on, _ = subject.trained_on()
+    count = len(trained_on)
+    if subject.settings.profile == "standard":
+        count = min(count, subject.settings.samples)
+    x, y = trained_on.batch(torch.arange(count))
+    fitted = (predict(subject.model, x).argmax(1) == y).double().mean().cpu()
+    test = accuracy.top_k(subject.logits, subject.held_out.splits["test"][1]).cpu()
+    return {"train-accuracy": fitted, "generalisation-gap": fitted - test}, {}
+
+
+def margin(subject: Subject) -> Found:
+    """Return the accuracy on the third of the test samples where the neutral run is least sure.
+
+    Least sure is the smallest logit of the label minus the strongest other one.
+    """
+    if subject.neutral is None:
+        return {}, {}
+    x, y = subject.held_out.splits["test"]
+    logits = checked_logits(predict(subject.neutral, x))
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    hard = (own - others).argsort(stable=True)[: max(1, len(y) // 3)]
+    right = (subject.logits[hard].argmax(1) == y[hard]).double().mean()
+    return {"lowest-margin-accuracy": right}, {}
+
+
+def diversity(subject: Subject) -> Found:
+    """Return how filters and features differ from those before training.
+
+    ``filter-similarity-change`` is the change of the layers' mean |cosine|, a share of that before
+    training, in the geometric mean over layers: below 0, filters are more diverse than they were;
+    ``feature-rank`` the effective rank of the features of the sample ÷ that before training.
+    """
+    initial, (x, _) = subject.initial(), subject.sampled()
+    change = similarity_change(filter_similarity(initial), filter_similarity(subject.model))
+    ranks = [effective_rank(penultimate(model, x)) for model in (subject.model, initial)]
+    return {
+        "filter-similarity-change": torch.expm1(change.log_ratio),
+        "feature-rank": ranks[0] / ranks[1],
+    }, {}
+
+
+def localized(subject: Subject) -> Found:
+    """Return where positive relevance lies, against the region, the middle of the input and chance.
+
+    Without regions nothing is measured.
+    """
+    if subject.held_out.region is None:
+        return {}, {}
+    (x, _), region = subject.sampled(), subject.held_out.region[subject.sample]
+    metrics: dict[str, Tensor] = {}
+    rows: Rows = []
+    for name in subject.settings.maps:
+        for score, found in localization(subject.maps(name, x), region).items():
+            means = [average(each) for each in found]
+            key = score.replace("_", "-")
+            metrics[f"{key}-{name}"] = means[0].mean
+            if (key, name) == ("mass", "gradient"):
+                metrics["gradient-outside"] = 1 - means[0].mean
+            rows.append(
+                {"map": name, "score": key, "value": float(means[0].mean)}
+                | {"centre": float(means[1].mean), "chance": float(means[2].mean)}
+                | {"undefined": means[0].undefined}
+            )
+    return metrics, {"localization": rows}
+
+
+def faithful(subject: Subject) -> Found:
+    """Return how much longer the model lasts if the least relevant features go first (SRG)."""
+    (x, y), settings = subject.sampled(), subject.settings
+    metrics: dict[str, Tensor] = {}
+    rows: Rows = []
+    for name in settings.maps:
+        maps = subject.maps(name, x)
+        generator = subject.generator("faithfulness", name)
+        gains = symmetric_relevance_gain(
+            subject.model, x, y, maps, settings.fills, settings.fractions, generator=generator
+        )
+        metrics[f"sparseness-{name}"] = average(gini(maps)).mean
+        for place, (fill, gain) in enumerate(gains.items()):
+            metrics[f"srg-{name}" + (f"@{fill}" if place else "")] = gain.accuracy
+            for first, curve in (("most", gain.most_first), ("least", gain.least_first)):
+                rows += [
+                    {
+                        "map": name,
+                        "fill": fill,
+                        "first": first,
+                        "fraction": share,
+                        "accuracy": right,
+                    }
+                    for share, right in zip(
+                        curve.fractions.tolist(), curve.accuracy.tolist(), strict=True
+                    )
+                ]
+    predictions = predict(subject.model, x).argmax(1)
+    cosine = average(gradient_cosine(subject.model, x, predictions))
+    return metrics | {"gradient-cosine": cosine.mean}, {"faithfulness": rows}
+
+
+def shifted(subject: Subject) -> Found:
+    """Return the accuracy on corrupted images, the mean over five severities; images only."""
+    if subject.run.source.entry.modality != "image":
+        return {}, {}
+    held_out = subject.held_out
+    x, y = held_out.pixels[subject.sample], held_out.splits["test"][1][subject.sample]
+    found = accuracies_under(subject.model, x, y, held_out.normalised, seed=subject.run.seed)
+    rows = [
+        {"corruption": kind, "severity": number, "accuracy": value}
+        for kind, values in found.items()
+        for number, value in enumerate(values.tolist(), start=1)
+    ]
+    return {f"shift-{kind}": values.mean() for kind, values in found.items()}, {"shift": rows}
+
+
+MEASURES = {
+    "training": training,
+    "margin": margin,
+    "diversity": diversity,
+    "localization": localized,
+    "faithfulness": faithful,
+    "shift": shifted,
+}

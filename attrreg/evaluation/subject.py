@@ -1,0 +1,155 @@
+"""What an evaluation looks at: a trained model, the splits that training never saw, another run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attrreg import catalogue, parameters
+from attrreg.cells import Run
+from attrreg.data.device import TrainingSet, input_bounds, normalise
+from attrreg.data.sources import Pool, read_held_out, read_pool
+from attrreg.evaluation.predict import predict
+from attrreg.evaluation.saliency import SALIENCIES, saliency
+from attrreg.protocol import Evaluation
+from attrreg.provenance import stream_seed
+from attrreg.state import State
+from attrreg.training.runs import build_model, subset_of
+from attrreg.variant import Variant
+
+__all__ = ["HeldOut", "Subject"]
+
+BATCH = 256  # samples whose maps are made at once; bounds the memory, not the result
+BACKGROUND = 32  # validation samples that SHAP compares with
+
+
+class HeldOut(NamedTuple):
+    """The splits that training never sees, on the device and as models see them."""
+
+    splits: dict[str, tuple[Tensor, Tensor]]  # name: inputs float32, labels int64
+    pixels: Tensor  # of the test split, uint8
+    pool: Pool
+    mean: Tensor  # (channels, 1, …), of x / 255 over the pool
+    deviation: Tensor
+    bounds: tuple[tuple[float, ...], tuple[float, ...]]  # of the inputs, per channel
+    region: Tensor | None  # of the test split, (n, *features) bool
+
+    @classmethod
+    def on(cls, device: torch.device, data: Path, dataset: Variant) -> "HeldOut":
+        """Open the splits of a dataset."""
+        pool = read_pool(data, dataset)
+        mean, deviation = (
+            torch.from_numpy(each).to(device) for each in (pool.mean, pool.deviation)
+        )
+        found = read_held_out(data, dataset)
+        pixels = {name: torch.tensor(each.x, device=device) for name, each in found.items()}
+        splits = {
+            name: (normalise(pixels[name], mean, deviation), torch.tensor(each.y, device=device))
+            for name, each in found.items()
+        }
+        known = found["test"].region
+        region = None if known is None else torch.tensor(known, device=device)
+        bounds = input_bounds(mean, deviation)
+        shape = (-1, *[1] * (pool.images.x.ndim - 2))
+        return cls(
+            splits, pixels["test"], pool, mean.view(shape), deviation.view(shape), bounds, region
+        )
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Return uint8 inputs as models see them."""
+        return normalise(x, self.mean.flatten(), self.deviation.flatten())
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return inputs as images in [0, 1], on the CPU."""
+        return (x * self.deviation + self.mean).clamp(0, 1).cpu().contiguous()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model and what its evaluation needs; what is costly is made once, when used.
+
+    Parameters
+    ----------
+    run
+        What was trained.
+    model
+        With the weights that it ended with.
+    held_out
+        The splits that it has never seen.
+    settings
+        The protocol.
+    data
+        The folder of prepared datasets.
+    neutral
+        The model whose map all methods share; None where it is not trained.
+    """
+
+    run: Run
+    model: nn.Module
+    held_out: HeldOut
+    settings: Evaluation
+    data: Path
+    neutral: nn.Module | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of the test split, (n, classes)."""
+        return predict(self.model, self.held_out.splits["test"][0])
+
+    @cached_property
+    def sample(self) -> Tensor:
+        """Places of the test samples for what needs many passes; the same for every run."""
+        n = len(self.held_out.splits["test"][1])
+        generator = np.random.default_rng(stream_seed("evaluation-sample", self.run.dataset))
+        places = generator.permutation(n)
+        if self.settings.profile == "standard":
+            places = places[: self.settings.samples]
+        return torch.from_numpy(np.sort(places)).to(self.held_out.pixels.device)
+
+    def sampled(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of the sample."""
+        x, y = self.held_out.splits["test"]
+        return x[self.sample], y[self.sample]
+
+    def generator(self, *names: str) -> torch.Generator:
+        """Return random numbers that are the same for all methods at one seed."""
+        seed = stream_seed("occlusion", self.run.dataset, *names, self.run.seed)
+        return torch.Generator(self.held_out.pixels.device).manual_seed(seed)
+
+    def maps(self, name: str, x: Tensor, model: nn.Module | None = None) -> Tensor:
+        """Return what a saliency or a rule finds of the predicted class, (n, *features)."""
+        used = self.model if model is None else model
+        generator = self.generator("maps", name)
+        if name in SALIENCIES:
+            background = self.held_out.splits["validation"][0][:BACKGROUND]
+            explained = predict(used, x).argmax(1)
+            return saliency(
+                name, used, x, explained, background=background, generator=generator
+            ).detach()
+        part: parameters.Part = parameters.GradientTimesInput(explained="prediction")
+        if name != "gradient-x-input":
+            part = parameters.LRP(rule=name, explained="prediction")  # type: ignore[arg-type]
+        make: Callable[..., Tensor] = catalogue.implement(part)
+        state = State(bounds=self.held_out.bounds, generator=generator)
+        classes = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # not looked at
+        parts = zip(x.split(BATCH), classes.split(BATCH), strict=True)
+        return torch.cat([make(used, each, y, state) for each, y in parts]).detach()
+
+    def trained_on(self) -> tuple[TrainingSet, TrainingSet | None]:
+        """Return the samples that it was trained on, and those that the run held back."""
+        pool = self.held_out.pool
+        subset = subset_of(self.run, pool, self.data)
+        samples = pool.images.take(subset.indices)._replace(y=subset.labels)
+        device = self.held_out.pixels.device
+        whole = TrainingSet.on(device, samples, pool.mean, pool.deviation)
+        kept = self.run.recipe.selection.kept(len(whole))
+        return whole.split(kept) if kept < len(whole) else (whole, None)
+
+    def initial(self) -> nn.Module:
+        """Return the model before its training."""
+        return build_model(self.run, self.held_out.pixels.device)
