@@ -115,3 +115,8 @@ def make_batch():
 def seeded():
     """Return a function from a seed to a generator of random numbers."""
     return lambda seed: torch.Generator().manual_seed(seed)
+
+
+def pytest_collection_modifyitems(items):
+    """Run whole experiments first: they take longest, and workers share files in this order."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)

@@ -21,7 +21,8 @@ grid:
   train_sizes: [20]
   seeds: [0, 1]
 recipe: {steps: 12, batch_size: 16}
-evaluation: {fractions: [0.0, 0.4, 0.8], gallery: 2}
+evaluation: {fractions: [0.0, 0.4, 0.8], gallery: 2, measures: [training, margin]}
+figures: [accuracy-by-train-size, reliability, occlusion, gallery]
 execution: {device: cpu, shard_seconds: 0.3}
 """
 

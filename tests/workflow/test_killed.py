@@ -6,7 +6,10 @@ import time
 
 import pytest
 
-LONG = ("recipe: {steps: 12,", "figures: [accuracy-by-train-size]\nrecipe: {steps: 60,")
+LONG = (
+    ("recipe: {steps: 12,", "recipe: {steps: 60,"),
+    ("[accuracy-by-train-size, reliability, occlusion, gallery]", "[accuracy-by-train-size]"),
+)
 
 
 def wait_for(condition, seconds=90.0):
@@ -26,7 +29,8 @@ def working(project):
 def expected(blank):
     """The tables of an experiment that nobody interrupted."""
     project = blank()
-    project.edit("configs/tiny.yaml", *LONG)
+    for change in LONG:
+        project.edit("configs/tiny.yaml", *change)
     answer = project.launch()
     assert answer.returncode == 0, answer.stdout
     return project.tables()
@@ -36,7 +40,8 @@ def expected(blank):
 def started(blank):
     """An experiment that has just been launched."""
     project = blank()
-    project.edit("configs/tiny.yaml", *LONG)
+    for change in LONG:
+        project.edit("configs/tiny.yaml", *change)
     process = project.start()
     yield project, process
     if process.poll() is None:
