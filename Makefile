@@ -21,7 +21,7 @@ run: environment ## run an experiment: make run CONFIG=configs/x.yaml CORES=4
 resume: run ## go on with an interrupted experiment (the same as run)
 
 test: environment ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: environment ## check formatting, types and the workflow
 	$(BIN)/ruff format --check
