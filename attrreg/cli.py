@@ -139,7 +139,8 @@ def prepare(
         raise ValueError("give --dataset NAME, or --config FILE for all datasets of an experiment")
     named = _plan(config).experiment.datasets() if config else {}
     if dataset:
-        wanted = [named.get(dataset) or _variant(dataset, option, data)]
+        known = dataset in named and not option
+        wanted = [named[dataset] if known else _variant(dataset, option, data)]
     else:
         wanted = list(named.values())
     with showing_stages() as show:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from attrreg.evaluation import accuracy, calibration, calibration_bias, occlusion
-from attrreg.evaluation.checks import checked_logits
 from attrreg.evaluation.diversity import (
     effective_rank,
     filter_similarity,
@@ -53,7 +52,7 @@ def calibrated(subject: Subject) -> Found:
     (``recipe.selection``), or, where it held none back, on the validation split of the dataset.
     """
     labels, bins = subject.held_out.splits["test"][1], subject.settings.bins
-    _, held_back = subject.trained_on()
+    _, held_back = subject.trained_on
     x, y = subject.held_out.splits["validation"]
     if held_back is not None:
         x, y = held_back.batch(torch.arange(len(held_back)))
@@ -97,6 +96,7 @@ def occluded(subject: Subject) -> Found:
     """
     settings, (x, y) = subject.settings, subject.held_out.splits["test"]
     axes = resolve_axes(x, None)
+    clean = accuracy.top_k(subject.logits, y).cpu()
     metrics: dict[str, Tensor] = {}
     rows: Rows = []
     for order in settings.orders:
@@ -108,7 +108,6 @@ def occluded(subject: Subject) -> Found:
             curve = deletion(subject.model, x, y, places, filled, settings.fractions)
             suffix = "" if fill == settings.fill else f"@{fill}"
             area = occlusion.area_under(curve.fractions, curve.accuracy)
-            clean = (subject.logits.argmax(1) == y).double().mean().cpu()
             metrics |= {
                 f"occlusion-{order}{suffix}": torch.where(clean > 0, area / clean, torch.nan),
                 f"occlusion-area-{order}{suffix}": area,
@@ -133,13 +132,9 @@ def _places(subject: Subject, order: str, x: Tensor, axes: tuple[int, ...]) -> T
         return occlusion.random_block(x, generator, axes)
     if order == "grid-patches":
         return occlusion.grid_patches(x, generator, axes)
-    model = subject.model
-    if order.startswith("neutral-"):
-        if subject.neutral is None:
-            return None
-        model = subject.neutral
-    checked_logits(predict(model, x))  # maps of a model that has diverged say nothing
-    maps = subject.maps(subject.settings.rule, x, model)
+    maps = subject.neutral_map if order.startswith("neutral-") else subject.own_map
+    if maps is None:
+        return None
     if order.endswith("most-relevant-first"):
         return occlusion.most_relevant_first(maps)
     return occlusion.least_relevant_first(maps)
@@ -147,7 +142,7 @@ def _places(subject: Subject, order: str, x: Tensor, axes: tuple[int, ...]) -> T
 
 def training(subject: Subject) -> Found:
     """Return the accuracy on the training samples with the labels that were given."""
-    trained_on, _ = subject.trained_on()
+    trained_on, _ = subject.trained_on
     count = len(trained_on)
     if subject.settings.profile == "standard":
         count = min(count, subject.settings.samples)
@@ -162,10 +157,9 @@ def margin(subject: Subject) -> Found:
 
     Least sure is the smallest logit of the label minus the strongest other one.
     """
-    if subject.neutral is None:
+    logits, y = subject.neutral_logits, subject.held_out.splits["test"][1]
+    if logits is None:
         return {}, {}
-    x, y = subject.held_out.splits["test"]
-    logits = checked_logits(predict(subject.neutral, x))
     own = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     hard = (own - others).argsort(stable=True)[: max(1, len(y) // 3)]
@@ -196,18 +190,17 @@ def localized(subject: Subject) -> Found:
     """
     if subject.held_out.region is None:
         return {}, {}
-    (x, _), region = subject.sampled(), subject.held_out.region[subject.sample]
+    region = subject.held_out.region[subject.sample]
     metrics: dict[str, Tensor] = {}
     rows: Rows = []
-    for name in subject.settings.maps:
-        for score, found in localization(subject.maps(name, x), region).items():
+    for name, maps in subject.sample_maps.items():
+        for score, found in localization(maps, region).items():
             means = [average(each) for each in found]
-            key = score.replace("_", "-")
-            metrics[f"{key}-{name}"] = means[0].mean
-            if (key, name) == ("mass", "gradient"):
+            metrics[f"{score}-{name}"] = means[0].mean
+            if (score, name) == ("mass", "gradient"):
                 metrics["gradient-outside"] = 1 - means[0].mean
             rows.append(
-                {"map": name, "score": key, "value": float(means[0].mean)}
+                {"map": name, "score": score, "value": float(means[0].mean)}
                 | {"centre": float(means[1].mean), "chance": float(means[2].mean)}
                 | {"undefined": means[0].undefined}
             )
@@ -219,8 +212,7 @@ def faithful(subject: Subject) -> Found:
     (x, y), settings = subject.sampled(), subject.settings
     metrics: dict[str, Tensor] = {}
     rows: Rows = []
-    for name in settings.maps:
-        maps = subject.maps(name, x)
+    for name, maps in subject.sample_maps.items():
         generator = subject.generator("faithfulness", name)
         gains = symmetric_relevance_gain(
             subject.model, x, y, maps, settings.fills, settings.fractions, generator=generator
@@ -229,18 +221,9 @@ def faithful(subject: Subject) -> Found:
         for place, (fill, gain) in enumerate(gains.items()):
             metrics[f"srg-{name}" + (f"@{fill}" if place else "")] = gain.accuracy
             for first, curve in (("most", gain.most_first), ("least", gain.least_first)):
-                rows += [
-                    {
-                        "map": name,
-                        "fill": fill,
-                        "first": first,
-                        "fraction": share,
-                        "accuracy": right,
-                    }
-                    for share, right in zip(
-                        curve.fractions.tolist(), curve.accuracy.tolist(), strict=True
-                    )
-                ]
+                head = {"map": name, "fill": fill, "first": first}
+                pairs = zip(curve.fractions.tolist(), curve.accuracy.tolist(), strict=True)
+                rows += [{**head, "fraction": share, "accuracy": right} for share, right in pairs]
     predictions = predict(subject.model, x).argmax(1)
     cosine = average(gradient_cosine(subject.model, x, predictions))
     return metrics | {"gradient-cosine": cosine.mean}, {"faithfulness": rows}

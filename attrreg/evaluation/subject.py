@@ -14,6 +14,7 @@ from attrreg import catalogue, parameters
 from attrreg.cells import Run
 from attrreg.data.device import TrainingSet, input_bounds, normalise
 from attrreg.data.sources import Pool, read_held_out, read_pool
+from attrreg.evaluation.checks import checked_logits
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.saliency import SALIENCIES, saliency
 from attrreg.protocol import Evaluation
@@ -102,6 +103,32 @@ class Subject:
         return predict(self.model, self.held_out.splits["test"][0])
 
     @cached_property
+    def neutral_logits(self) -> Tensor | None:
+        """Of the test split, by the neutral run; None without one.
+
+        Raises
+        ------
+        ValueError
+            They are not finite: that run has diverged.
+        """
+        if self.neutral is None:
+            return None
+        return checked_logits(predict(self.neutral, self.held_out.splits["test"][0]))
+
+    @cached_property
+    def own_map(self) -> Tensor:
+        """Of the test split by the rule of the orders, (n, *features); errors as for neutrals."""
+        checked_logits(self.logits)
+        return self.maps(self.settings.rule, self.held_out.splits["test"][0])
+
+    @cached_property
+    def neutral_map(self) -> Tensor | None:
+        """The same by the neutral run; None without one."""
+        if self.neutral_logits is None:
+            return None
+        return self.maps(self.settings.rule, self.held_out.splits["test"][0], self.neutral)
+
+    @cached_property
     def sample(self) -> Tensor:
         """Places of the test samples for what needs many passes; the same for every run."""
         n = len(self.held_out.splits["test"][1])
@@ -140,8 +167,9 @@ class Subject:
         parts = zip(x.split(BATCH), classes.split(BATCH), strict=True)
         return torch.cat([make(used, each, y, state) for each, y in parts]).detach()
 
+    @cached_property
     def trained_on(self) -> tuple[TrainingSet, TrainingSet | None]:
-        """Return the samples that it was trained on, and those that the run held back."""
+        """The samples that it was trained on, and those that the run held back."""
         pool = self.held_out.pool
         subset = subset_of(self.run, pool, self.data)
         samples = pool.images.take(subset.indices)._replace(y=subset.labels)
@@ -149,6 +177,12 @@ class Subject:
         whole = TrainingSet.on(device, samples, pool.mean, pool.deviation)
         kept = self.run.recipe.selection.kept(len(whole))
         return whole.split(kept) if kept < len(whole) else (whole, None)
+
+    @cached_property
+    def sample_maps(self) -> dict[str, Tensor]:
+        """What each map of the protocol finds of the sample, (n, *features)."""
+        x, _ = self.sampled()
+        return {name: self.maps(name, x) for name in self.settings.maps}
 
     def initial(self) -> nn.Module:
         """Return the model before its training."""
