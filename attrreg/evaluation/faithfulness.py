@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from attrreg.attribution.guards import untouched
-from attrreg.evaluation.occlusion import FRACTIONS, area_under
 from attrreg.evaluation.predict import BATCH
 from attrreg.features import over_channels, resolve_axes
 from attrreg.perturbation import fill_values, rank
@@ -37,6 +36,8 @@ __all__ = [
     "symmetric_relevance_gain",
     "top_left",
 ]
+
+FRACTIONS = tuple(tenth / 10 for tenth in range(10))
 
 
 class Responses(NamedTuple):
@@ -206,6 +207,11 @@ def deletion(
     )
     shares = torch.tensor(tuple(fractions), dtype=torch.float64)
     return Deletion(shares, *(each.mean(0) for each in found))
+
+
+def area_under(fractions: Tensor, values: Tensor) -> Tensor:
+    """Return the trapezoidal area divided by the range, (): the mean height of the curve."""
+    return torch.trapezoid(values, fractions) / (fractions[-1] - fractions[0])
 
 
 def symmetric_relevance_gain(

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrreg.evaluation.predict import predict
-from attrreg.features import over_channels, resolve_axes
-from attrreg.perturbation import fill_values, rank
+from attrreg.evaluation.faithfulness import FRACTIONS, area_under, deletion
+from attrreg.perturbation import rank
 
 __all__ = [
     "Curve",
@@ -20,8 +19,6 @@ __all__ = [
     "random_block",
     "random_pixels",
 ]
-
-FRACTIONS = tuple(tenth / 10 for tenth in range(10))
 
 
 class Curve(NamedTuple):
@@ -61,7 +58,7 @@ def curve(
     fractions
         Shares of the features, ascending; each is rounded to whole features.
     generator
-        Randomness of the fill.
+        Randomness of the fill, on the device of x; None: one of seed 0.
     axes
         Feature axes of x; None: all after the channel axis 1.
 
@@ -73,27 +70,10 @@ def curve(
     Raises
     ------
     ValueError
-        `order` does not fit x.
+        Shapes that do not fit, shares outside [0, 1], or logits that are not finite.
     """
-    axes = resolve_axes(x, axes)
-    features = tuple(x.shape[axis] for axis in axes)
-    if order.shape != (len(x), *features):
-        raise ValueError(f"order has shape {tuple(order.shape)}, expected {(len(x), *features)}")
-    filled = fill_values(fill, x, axes, generator)
-    count = order[0].numel()
-    hits = []
-    for fraction in fractions:
-        mask = over_channels(order < round(fraction * count), x, axes)
-        logits = predict(model, torch.where(mask, filled, x))
-        hits.append((logits.argmax(1) == y).double().mean())
-    accuracy = torch.stack(hits).cpu()
-    places = torch.tensor(tuple(fractions), dtype=torch.float64)
-    return Curve(places, accuracy, area_under(places, accuracy))
-
-
-def area_under(fractions: Tensor, values: Tensor) -> Tensor:
-    """Return the trapezoidal area divided by the range, (): the mean height of the curve."""
-    return torch.trapezoid(values, fractions) / (fractions[-1] - fractions[0])
+    found = deletion(model, x, y, order, fill, fractions, generator=generator, axes=axes)
+    return Curve(found.fractions, found.accuracy, area_under(found.fractions, found.accuracy))
 
 
 def random_pixels(x: Tensor, generator: torch.Generator, axes: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,7 @@
 """Deletion curves against a plain loop, and models whose gain and drop are known."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from attrreg.evaluation.faithfulness import (
     symmetric_relevance_gain,
     top_left,
 )
-from attrreg.evaluation.occlusion import area_under, curve, random_pixels
+from attrreg.evaluation.occlusion import curve, random_pixels
+from attrreg.perturbation import fill_values
 
 # shape of a batch, and its feature axes
 INPUTS = {
@@ -92,19 +94,26 @@ def test_responses_are_those_of_a_plain_loop(kind, kept, some):
 
 
 @pytest.mark.parametrize("fill", ["mean", "zero", "blur", "other", "noise"])
-def test_a_deletion_holds_the_occlusion_curve(fill):
-    """So that `occlusion.curve` can rest on it."""
+def test_an_occlusion_curve_is_that_of_a_plain_loop_over_masks(fill):
+    """It rests on a deletion, whose batches meet the same values of a random fill."""
     shape = (30, 2, 8, 8)
     model, (x, y) = network(shape), batch(shape)
     order = random_pixels(x, generator(2), (2, 3))
     fractions = (0, 0.1, 0.33, 0.5, 0.9)
-    expected = curve(
-        model, x, y, order=order, fill=fill, fractions=fractions, generator=generator(4)
-    )
-    found = deletion(model, x, y, order, fill, fractions, generator=generator(4), batch_size=7)
-    torch.testing.assert_close(found.accuracy, expected.accuracy, rtol=0, atol=1e-12)
-    area = area_under(found.fractions, found.accuracy)
-    torch.testing.assert_close(area, expected.area, rtol=0, atol=1e-12)
+    filled = fill_values(fill, x, (2, 3), generator(4))
+    expected = []
+    for fraction in fractions:
+        gone = (order < round(fraction * 64)).unsqueeze(1)
+        with torch.no_grad():
+            predicted = copy.deepcopy(model).eval()(x * ~gone + filled * gone).argmax(1)
+        expected.append(float((predicted == y).double().mean()))
+    found = curve(model, x, y, order=order, fill=fill, fractions=fractions, generator=generator(4))
+    parts = deletion(model, x, y, order, fill, fractions, generator=generator(4), batch_size=7)
+    assert found.accuracy.tolist() == pytest.approx(expected, abs=1e-12)
+    assert parts.accuracy.tolist() == pytest.approx(expected, abs=1e-12)
+    steps = zip(pairwise(fractions), pairwise(expected), strict=True)
+    area = sum((end - start) * (left + right) / 2 for (start, end), (left, right) in steps) / 0.9
+    assert float(found.area) == pytest.approx(area, abs=1e-12)
 
 
 def test_the_model_and_all_randomness_are_left_as_they_were():
