@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from attrreg.entries import Dataset
     from attrreg.plan import Plan
     from attrreg.variant import Variant
 
@@ -65,6 +64,7 @@ def main() -> None:
 def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = False) -> None:
     """Print the grid, the number of runs and processes, and what the design can show."""
     from attrreg import catalogue
+    from attrreg.listings import visible_differences
     from attrreg.plan import estimated_seconds
 
     planned = _plan(config)
@@ -89,26 +89,8 @@ def plan(config: Config, shards: Annotated[bool, typer.Option("--shards")] = Fal
     if shards:
         for shard in planned.shards:
             print(f"  {shard.name}  {len(shard.runs)} runs, about {shard.seconds:.0f} s")
-    print(_visible(planned))
+    print(visible_differences(planned))
     _notice(planned)
-
-
-def _visible(planned: "Plan") -> str:
-    """Say which differences the design can see, for some spreads of paired differences."""
-    from attrreg.statistics.design import clusters_needed
-    from attrreg.statistics.power import plan_power
-
-    experiment, grid = planned.experiment, planned.experiment.grid
-    clusters = len(grid.seeds) * len(grid.datasets)
-    family = max(1, len(grid.methods) - 1)
-    alpha = experiment.statistics.alpha
-    spreads = {"1 point": 1.0, "2 points": 2.0, "4 points": 4.0}
-    found = plan_power(clusters, spreads, alpha, family)
-    seen = ", ".join(f"{value:.1f} if they spread by {name}" for name, value in found.items())
-    return (
-        f"{clusters} clusters (dataset, seed); {clusters_needed(alpha, family)} or more can be "
-        f"significant. With 80 % power they show a true difference, in points, of {seen}"
-    )
 
 
 @app.command()
@@ -562,7 +544,10 @@ def models(
     if rule:
         raise ValueError("--rule says what to check: give --check <name>, too")
     if count:
-        _count_models(count, image_size)
+        from attrreg.listings import counted
+
+        for name in count:
+            print(counted(name, image_size))
         return
     print(f"{'':<24} {'':<8} {'parameters':>12} {'operations':>12}  at 32 pixels (mnist-cnn: 28)")
     for name, entry in catalogue.MODELS.items():
@@ -582,44 +567,12 @@ def models(
 def datasets(data: Data = DATA) -> None:
     """List the datasets: modality, classes, sizes, licence, source, and whether prepared."""
     from attrreg import catalogue
+    from attrreg.listings import choices, described
 
     for name, entry in catalogue.DATASETS.items():
-        print("\n".join(_described(name, entry, data)))
+        print(described(name, entry, data))
     for prefix, kind in catalogue.OPTIONS.items():
-        print(f"{prefix + ':<path>':<18} {_summary(kind)}\n{'':<18} options: {_choices(kind)}")
-
-
-def _described(name: str, entry: "Dataset", data: Path) -> list[str]:
-    """Return the lines about a dataset."""
-    from attrreg.entries import NoOptions
-    from attrreg.files import read_json
-
-    shape = "×".join(map(str, entry.shape))
-    described, present = data / name / "dataset.json", "not prepared"
-    if described.is_file():
-        present = f"prepared, pool {read_json(described)['digests']['pool']}"
-    lines = [
-        f"{name:<18} {entry.modality}, {entry.classes} classes, {shape}, pool {entry.pool}, "
-        f"validation {entry.validation}, test {entry.test}"
-        f"{', regions' if entry.regions else ''}; {entry.licence}; {present}",
-        f"{'':<18} {entry.source}",
-    ]
-    if entry.options is not NoOptions:
-        lines.append(f"{'':<18} options: {_choices(entry.options)}")
-    for archive in entry.archives:
-        checked = "verified" if archive.verified else "as published, not verified by us"
-        lines.append(f"{'':<18} {archive.name}: {archive.digest} ({checked})")
-    return lines
-
-
-def _summary(kind: type) -> str:
-    return (kind.__doc__ or "").strip().partition("\n")[0]
-
-
-def _choices(kind: Any) -> str:
-    """Return the options of a dataset with their defaults."""
-    fields = kind.model_fields.items()
-    return ", ".join(f"{name}={field.get_default()}" for name, field in fields)
+        print(f"{prefix}:<path>\n{'':<18} options: {choices(kind)}")
 
 
 def _variant(dataset: str, option: list[str] | None, data: Path) -> "Variant":
@@ -642,22 +595,6 @@ def _variant(dataset: str, option: list[str] | None, data: Path) -> "Variant":
     except ValidationError as error:
         said = say(error, chosen, catalogue.options_of(dataset), {})
         raise ValueError(f"options of {dataset!r}: {said}") from error
-
-
-def _count_models(names: list[str], image_size: int) -> None:
-    """Print parameters and operations of models with three channels and ten classes."""
-    import torch
-
-    from attrreg import catalogue
-    from attrreg.models import counts, create
-
-    for name in names:
-        catalogue.model(name)
-        with torch.device("meta"):
-            model = create(name, num_classes=10, in_chans=3, image_size=image_size)
-        series = catalogue.model(name).modality == "series"
-        found = counts(model, (3, image_size) if series else (3, image_size, image_size))
-        print(f"{name:<24} {found.parameters:>12,} parameters {found.flops:>12.3e} operations")
 
 
 def _check_models(
