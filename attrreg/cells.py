@@ -1,6 +1,6 @@
 """The words of the grid: a cell is a point without its seed, a run is a cell and a seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,12 @@ class Run:
     recipe: Recipe
     matched: tuple[Composition, Recipe] | None = None
     variant: Variant | None = None
+    fold: int | None = None
+
+    @property
+    def folds(self) -> "tuple[Run, ...]":
+        """The models of its cross-fitting, each trained without one fold of its samples."""
+        return tuple(replace(self, fold=each) for each in range(self.recipe.selection.folds or 0))
 
     @property
     def source(self) -> Variant:
@@ -70,12 +76,16 @@ class Run:
     def path(self) -> Path:
         """Where it lies below ``runs`` and ``scores``."""
         names = (path_name(name) for name in (self.dataset, self.model, self.method))
-        return Path(*names, f"n{self.train_size}", f"s{self.seed}")
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return Path(*names, f"n{self.train_size}", f"s{self.seed}{fold}")
 
     @property
     def name(self) -> str:
         """The run in one line."""
-        return f"{self.dataset} {self.model} {self.method} n={self.train_size} seed={self.seed}"
+        fold = "" if self.fold is None else f" fold={self.fold}"
+        return (
+            f"{self.dataset} {self.model} {self.method} n={self.train_size} seed={self.seed}{fold}"
+        )
 
     @cached_property
     def intent(self) -> str:
@@ -88,6 +98,7 @@ class Run:
                 "method": self.composition.model_dump(mode="json"),
                 "train_size": self.train_size,
                 "seed": self.seed,
+                "fold": self.fold,
                 "recipe": self.recipe.model_dump(mode="json"),
                 "matched": self.matched and [each.model_dump(mode="json") for each in self.matched],
                 "source": source_digest("attrreg.training.runs", *self.modules),

@@ -531,6 +531,13 @@ class Experiment(Strict):
         for name, recipe in self.recipes().items():
             for dataset, variant, size in cells:
                 kept, classes = recipe.selection.kept(size), variant.entry.classes
+                folds = recipe.selection.folds
+                if folds is not None and size - len(recipe.selection.fold(size, 0)) < classes:
+                    raise ValueError(
+                        f"method {name!r}: recipe.selection leaves out one of {folds} folds, and "
+                        f"of {size} training samples fewer remain than {dataset!r} has classes, "
+                        f"{classes}: give larger train_sizes, more folds, or a share held_back"
+                    )
                 if kept < classes:
                     raise ValueError(
                         f"method {name!r}: recipe.selection holds back {size - kept} of {size} "

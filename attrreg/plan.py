@@ -139,7 +139,7 @@ def estimated_seconds(run: Run) -> float:
     """Return about how long a run takes on one core; it only sizes shards."""
     step = catalogue.model(run.base).step_seconds * min(run.recipe.batch_size, run.train_size) / 32
     composition, recipe = run.matched or (run.composition, run.recipe)
-    return step * relative_cost(composition) * recipe.run_steps(run.train_size)
+    return step * relative_cost(composition) * recipe.all_steps(run.train_size)
 
 
 def relative_cost(composition: Composition) -> float:

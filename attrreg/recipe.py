@@ -88,11 +88,35 @@ class Selection(Strict):
     same label budget. ``best`` holds back a fifth if nothing is said, ``last`` nothing. It is
     looked at whenever a pass over the rest ends, but at most every ``every`` steps, and evaluation
     fits the temperature on it.
+
+    ``folds`` is the other way to pay for the temperature with own labels, by cross-fitting: the run
+    is trained on all its samples, and as many models more are trained, each without one fold of
+    them. What these say of the fold that they have not seen is what the temperature is fitted on.
     """
 
     name: Literal["last", "best"] = "last"
     held_back: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     every: Count = 50
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Selection":
+        if self.folds is not None and (self.name == "best" or self.held_back is not None):
+            found = "name: best" if self.name == "best" else f"held_back: {self.held_back:g}"
+            raise ValueError(
+                f"selection has folds: {self.folds} and {found}, two ways to pay for what is not "
+                "trained on: give one of them; 'best' needs samples that are held back"
+            )
+        return self
+
+    def fold(self, train_size: int, number: int) -> range:
+        """Return the places of the samples that a model of the cross-fitting does not see."""
+        if self.folds is None or train_size < self.folds:
+            raise ValueError(
+                f"cross-fitting has {self.folds} folds, found {train_size} training samples: give "
+                "at least one sample per fold"
+            )
+        return range(number, train_size, self.folds)
 
     def kept(self, train_size: int) -> int:
         """Return how many of the samples are trained on."""
@@ -136,6 +160,13 @@ class Recipe(Strict):
     def run_steps(self, train_size: int) -> int:
         """Return the number of steps of a run, which may hold back some of its samples."""
         return self.total_steps(self.selection.kept(train_size))
+
+    def all_steps(self, train_size: int) -> int:
+        """Return the number of steps of a run and of the models of its cross-fitting."""
+        size, steps = train_size, self.run_steps(train_size)
+        for number in range(self.selection.folds or 0):
+            steps += self.total_steps(size - len(self.selection.fold(size, number)))
+        return steps
 
     def total_steps(self, train_size: int) -> int:
         """Return the number of optimiser steps for a training set of that size."""

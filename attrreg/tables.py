@@ -24,7 +24,17 @@ TABLES = {
     "metrics": [*KEYS, "metric", "value"],
     "cost": [*KEYS, "metric", "value"],
     "curves": [*KEYS, "order", "fill", "fraction", "accuracy", "nll"],
-    "reliability": [*KEYS, "scaled", "bin", "low", "high", "count", "confidence", "accuracy"],
+    "reliability": [
+        *KEYS,
+        "regime",
+        "scaled",
+        "bin",
+        "low",
+        "high",
+        "count",
+        "confidence",
+        "accuracy",
+    ],
     "classes": [*KEYS, "class", "count", "accuracy"],
     "localization": [*KEYS, "map", "score", "value", "centre", "chance", "undefined"],
     "faithfulness": [*KEYS, "map", "fill", "first", "fraction", "accuracy"],
@@ -64,7 +74,8 @@ def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:
         if record is None or record["status"] != "finished":
             continue
         rows["history"].append(_keyed(run, pd.read_csv(trained / "history.csv")))
-        rows["cost"].append(_keyed(run, _cost(record)))
+        folds = [read_record(folder / "runs" / each.path) for each in run.folds]
+        rows["cost"].append(_keyed(run, _cost(record, folds)))
         if scores is None or scores["status"] != "finished":
             continue
         for name in SCORED:
@@ -129,8 +140,11 @@ def stage_folder(stage: str) -> str:
     return {"training": "runs", "evaluation": "scores"}[stage]
 
 
-def _cost(record: dict[str, Any]) -> pd.DataFrame:
+def _cost(record: dict[str, Any], folds: list[dict[str, Any] | None]) -> pd.DataFrame:
     cost = {**record["cost"], "steps": record["steps"], "parameters": record["parameters"]}
+    if folds:
+        trained = [each["cost"] for each in folds if each and each["status"] == "finished"]
+        cost["cross_fitting_seconds"] = sum(each["training_seconds"] for each in trained)
     return pd.DataFrame({"metric": list(cost), "value": [float(value) for value in cost.values()]})
 
 

@@ -49,7 +49,7 @@ def write_scores(folder, run, **changes):
     curve = {"order": "random-block", "fill": "mean", "fraction": [0.0, 0.5], "accuracy": 0.1}
     pd.DataFrame({**curve, "nll": 2.0}).to_csv(place / "curves.csv", index=False)
     bins = {"bin": 0, "low": 0.0, "high": 0.5, "count": 1, "confidence": 0.2, "accuracy": 0.3}
-    rows = [{"scaled": scaled, **bins} for scaled in (False, True)]
+    rows = [{"regime": "held back", "scaled": scaled, **bins} for scaled in (False, True)]
     pd.DataFrame(rows).to_csv(place / "reliability.csv", index=False)
     classes = {"class": ["0", "1"], "count": [3, 4], "accuracy": [1.0, 0.5]}
     pd.DataFrame(classes).to_csv(place / "classes.csv", index=False)

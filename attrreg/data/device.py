@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -98,13 +98,22 @@ class TrainingSet:
 
     def split(self, at: int) -> "tuple[TrainingSet, TrainingSet]":
         """Return the samples before a place, and those from there on."""
+        return self._part(slice(at)), self._part(slice(at, None))
 
-        def part(which: slice) -> TrainingSet:
-            region = None if self.region is None else self.region[which]
-            x, y = self.x[which], self.y[which]
-            return TrainingSet(x, y, self.mean, self.deviation, region, self.streams)
+    def without(self, fold: Sequence[int]) -> "tuple[TrainingSet, TrainingSet]":
+        """Return the samples at other places than these, and those at them."""
+        inside = torch.zeros(len(self), dtype=torch.bool)
+        inside[list(fold)] = True
+        return self._part(~inside), self._part(inside)
 
-        return part(slice(at)), part(slice(at, None))
+    def _part(self, which: slice | Tensor) -> "TrainingSet":
+        def part(values: Tensor) -> Tensor:
+            return values[which if isinstance(which, slice) else which.to(values.device)]
+
+        region = None if self.region is None else part(self.region)
+        return TrainingSet(
+            part(self.x), part(self.y), self.mean, self.deviation, region, self.streams
+        )
 
     def batches(self, order: Iterable[tuple[Tensor, int]]) -> Generator[Batch]:
         """Yield the batches of an order, which is made of indices on the CPU and of passes."""

@@ -48,15 +48,12 @@ def predicted(subject: Subject) -> Found:
 def calibrated(subject: Subject) -> Found:
     """Return calibration as it is and after temperature scaling, and both reliability diagrams.
 
-    The temperature is fitted on the samples that the run held back from its own label budget
-    (``recipe.selection``), or, where it held none back, on the validation split of the dataset.
+    What the temperature is fitted on is the regime (`Subject.calibration`), which stands in the
+    table.
     """
     labels, bins = subject.held_out.splits["test"][1], subject.settings.bins
-    _, held_back = subject.trained_on
-    x, y = subject.held_out.splits["validation"]
-    if held_back is not None:
-        x, y = held_back.batch(torch.arange(len(held_back)))
-    temperature = calibration.temperature(predict(subject.model, x), y)
+    regime, *fitted_on = subject.calibration
+    temperature = calibration.temperature(*fitted_on)
     metrics, rows = {"temperature": temperature}, []
     for suffix, scale in (("", 1.0), ("-scaled", float(temperature))):
         logits = calibration.scaled(subject.logits, scale)
@@ -65,7 +62,8 @@ def calibrated(subject: Subject) -> Found:
         diagram = calibration.reliability(logits, labels, bins)
         columns = {name: values.tolist() for name, values in vars(diagram).items()}
         rows += [
-            {"scaled": suffix != "", "bin": number, **dict(zip(columns, row, strict=True))}
+            {"regime": regime, "scaled": suffix != "", "bin": number}
+            | dict(zip(columns, row, strict=True))
             for number, row in enumerate(zip(*columns.values(), strict=True))
         ]
     return metrics, {"reliability": rows}

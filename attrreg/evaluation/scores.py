@@ -69,6 +69,7 @@ def evaluate_shard(
         record = _finished(results, run)
         if record is None:
             continue
+        folds = [_finished(results, each) for each in run.folds]
         other = (neutral or {}).get(run)
         known = None if other is None else _finished(results, other)
 
@@ -82,6 +83,7 @@ def evaluate_shard(
                 settings,
                 data,
                 None if other is None else _trained(other, results, device),
+                tuple(_fold(each, results, device) for each in run.folds),
             )
             return _evaluate(subject, place)
 
@@ -89,7 +91,10 @@ def evaluate_shard(
         shared = known["digest"] if known else ""
         outcomes[run] = record_work(
             results / "scores" / run.path,
-            digest([record["digest"], intent, device.type, shared]),
+            digest(
+                [record["digest"], intent, device.type, shared]
+                + [each["digest"] if each else "" for each in folds]
+            ),
             {
                 **run.key,
                 "run": record["digest"],
@@ -107,6 +112,17 @@ def _finished(results: Path, run: Run) -> dict[str, Any] | None:
     """Return the record of a run that was trained to its end, or None."""
     record = read_record(results / "runs" / run.path)
     return record if record is not None and record["status"] == "finished" else None
+
+
+def _fold(run: Run, results: Path, device: torch.device) -> nn.Module:
+    """Return a model of a cross-fitting, or raise if it is not there."""
+    if _finished(results, run) is None:
+        record = read_record(results / "runs" / run.path)
+        why = record["message"] if record else "it is missing"
+        raise ValueError(
+            f"cross-fitting: the model that leaves out fold {run.fold} was not trained: {why}"
+        )
+    return _trained(run, results, device)
 
 
 def _trained(run: Run, results: Path, device: torch.device) -> nn.Module:

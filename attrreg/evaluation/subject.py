@@ -20,7 +20,7 @@ from attrreg.evaluation.saliency import SALIENCIES, saliency
 from attrreg.protocol import Evaluation
 from attrreg.provenance import stream_seed
 from attrreg.state import State
-from attrreg.training.runs import build_model, subset_of
+from attrreg.training.runs import build_model, parts_of, subset_of
 from attrreg.variant import Variant
 
 __all__ = ["HeldOut", "Subject"]
@@ -88,6 +88,8 @@ class Subject:
         The folder of prepared datasets.
     neutral
         The model whose map all methods share; None where it is not trained.
+    folds
+        The models of the run's cross-fitting, by the fold that each has not seen.
     """
 
     run: Run
@@ -96,6 +98,7 @@ class Subject:
     settings: Evaluation
     data: Path
     neutral: nn.Module | None = None
+    folds: tuple[nn.Module, ...] = ()
 
     @cached_property
     def logits(self) -> Tensor:
@@ -175,8 +178,29 @@ class Subject:
         samples = pool.images.take(subset.indices)._replace(y=subset.labels)
         device = self.held_out.pixels.device
         whole = TrainingSet.on(device, samples, pool.mean, pool.deviation)
-        kept = self.run.recipe.selection.kept(len(whole))
-        return whole.split(kept) if kept < len(whole) else (whole, None)
+        return parts_of(self.run, whole)
+
+    @cached_property
+    def calibration(self) -> tuple[str, Tensor, Tensor]:
+        """The regime of temperature scaling, and the logits and labels that it is fitted on.
+
+        ``held back`` and ``cross-fitting`` are paid for from the run's own label budget. Where its
+        recipe has neither, the regime is ``validation split``: labels beyond that budget.
+        """
+        trained_on, held_back = self.trained_on
+        if self.folds:
+            selection, size = self.run.recipe.selection, len(trained_on)
+            seen = [
+                trained_on.batch(torch.tensor(selection.fold(size, number)))
+                for number in range(len(self.folds))
+            ]
+            logits = [predict(fold, x) for fold, (x, _) in zip(self.folds, seen, strict=True)]
+            return "cross-fitting", torch.cat(logits), torch.cat([y for _, y in seen])
+        if held_back is not None:
+            x, y = held_back.batch(torch.arange(len(held_back)))
+            return "held back", predict(self.model, x), y
+        x, y = self.held_out.splits["validation"]
+        return "validation split", predict(self.model, x), y
 
     @cached_property
     def sample_maps(self) -> dict[str, Tensor]:

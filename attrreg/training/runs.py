@@ -35,7 +35,14 @@ from attrreg.training.budget import STEPS, cost_ratio
 from attrreg.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from attrreg.training.engine import Streams, Training
 
-__all__ = ["build_model", "prepare", "resident_or_streaming", "subset_of", "train_shard"]
+__all__ = [
+    "build_model",
+    "parts_of",
+    "prepare",
+    "resident_or_streaming",
+    "subset_of",
+    "train_shard",
+]
 
 Report = Callable[[Run, int, int], None]
 EXECUTION = Execution()
@@ -70,7 +77,7 @@ def train_shard(
     """Make every run of a shard that does not exist yet, and say what became of each.
 
     A run that fails is recorded and the others go on. One that was killed goes on where it was
-    last stored.
+    last stored. The models of a run's cross-fitting are trained before it and lie beside it.
 
     Parameters
     ----------
@@ -98,15 +105,25 @@ def train_shard(
     outcomes: dict[Run, Outcome] = {}
     with listening() as asked_to_stop:
         for run in runs:
-            if asked := asked_to_stop():
-                raise Interrupted(f"{asked}: stopped before {run.name}; start it again to go on")
             pool = pools[run.dataset]
             subset = subset_of(run, pool, data)
-            work = _Work(run, pool, subset, results, device, execution)
-            outcomes[run] = work.record(retry_failed, report, asked_to_stop)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            parts = (*run.folds, run)  # the run itself last: when it is there, all of it is
+            for number, part in enumerate(parts):
+                if asked := asked_to_stop():
+                    raise Interrupted(
+                        f"{asked}: stopped before {part.name}; start it again to go on"
+                    )
+                work = _Work(part, pool, subset, results, device, execution)
+                told = _as_part(report, run, number, len(parts))
+                outcomes[run] = work.record(retry_failed, told, asked_to_stop)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
     return outcomes
+
+
+def _as_part(report: Report, whole: Run, number: int, parts: int) -> Report:
+    """Return a report that counts the steps of the models of a cross-fitting as the run's own."""
+    return lambda run, step, steps: report(whole, number * steps + step, parts * steps)
 
 
 def subset_of(run: Run, pool: Pool, data: Path) -> Subset:
@@ -156,6 +173,8 @@ class _Work:
             raise
         except Exception as error:  # a run that cannot be measured has failed
             return record_work(place, digest(wanted), head, _raising(error), retry_failed)
+        if run.fold is not None:
+            head["fold"] = run.fold
         if budget:
             head |= {"budget": budget, "recipe": self.recipe(budget).model_dump(mode="json")}
             wanted.append(budget["ratio"])
@@ -278,8 +297,7 @@ def prepare(
     use_deterministic(execution.deterministic, precision)
     chosen = pool.images.take(subset.indices)._replace(y=subset.labels)
     whole = resident_or_streaming(device, execution, pool, chosen)
-    kept = run.recipe.selection.kept(len(whole))
-    trained_on, held_back = whole.split(kept) if kept < len(whole) else (whole, None)
+    trained_on, held_back = parts_of(run, whole)
     return Training(
         build_model(run, device),
         build(run.composition),
@@ -289,9 +307,18 @@ def prepare(
             lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), device
         ),
         precision,
-        held_back,
+        None if run.fold is not None else held_back,  # a fold chooses nothing
         execution.capture,
     )
+
+
+def parts_of(run: Run, whole: TrainingSet) -> tuple[TrainingSet, TrainingSet | None]:
+    """Return the samples that a run is trained on, and those of its label budget that it is not."""
+    selection = run.recipe.selection
+    if run.fold is not None:
+        return whole.without(selection.fold(len(whole), run.fold))
+    kept = selection.kept(len(whole))
+    return whole.split(kept) if kept < len(whole) else (whole, None)
 
 
 def resident_or_streaming(
