@@ -167,6 +167,8 @@ Figure = Literal[
     "reliability",
     "occlusion",
     "faithfulness",
+    "accuracy-drop",
+    "cross-maps",
     "differences",
     "gallery",
 ]

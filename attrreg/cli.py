@@ -119,12 +119,13 @@ def prepare(
 
     if config is None and not dataset:
         raise ValueError("give --dataset NAME, or --config FILE for all datasets of an experiment")
-    named = _plan(config).experiment.datasets() if config else {}
+    experiment = _plan(config).experiment if config else None
+    named = experiment.datasets() if experiment else {}
     if dataset:
         known = dataset in named and not option
         wanted = [named[dataset] if known else _variant(dataset, option, data)]
     else:
-        wanted = list(named.values())
+        wanted = experiment.prepared() if experiment else []
     with showing_stages() as show:
         for variant in wanted:
             path = write(data, variant, given or (), offline, show)
@@ -235,12 +236,21 @@ def evaluate(
 ) -> None:
     """Evaluate the trained runs of a shard (without one: of all) that have no scores yet."""
     from attrreg.evaluation.scores import evaluate_shard
-    from attrreg.plan import neutral_runs
+    from attrreg.plan import crossed_runs, neutral_runs
 
     def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
         folder, protocol = planned.folder(results), planned.experiment.evaluation
-        neutral = neutral_runs(planned, runs)
-        return evaluate_shard(runs, folder, data, protocol, device, retry_failed, report, neutral)
+        return evaluate_shard(
+            runs,
+            folder,
+            data,
+            protocol,
+            device,
+            retry_failed,
+            report,
+            neutral_runs(planned, runs),
+            crossed_runs(planned, runs),
+        )
 
     _work_through(work, "evaluation", config, shard, results, threads, stamp)
 
@@ -289,7 +299,12 @@ def compare_methods(config: Config, results: Results = RESULTS) -> None:
         scales=experiment.statistics.scales,
         floors=experiment.statistics.floors,
         failed=run_names(failures[failures.error != "missing"]),
+        taking_part=experiment.taking_part(),
     )
+    for alone in sorted(set(tested) - set(tests.metric)):
+        print(
+            f"note: {alone} is not compared: no reference, nor a control, has it", file=sys.stderr
+        )
     write_table(tests, tables / "tests.csv")
     settings = experiment.statistics
     items = items_table(planned.runs, folder, settings.references, settings.alpha)
@@ -318,9 +333,9 @@ def claims(
     experiment = _plan(config).experiment
     tables = results / experiment.name / "tables"
     metrics = read_table(tables / "metrics.csv", f"attrreg collect --config {config}")
-    chosen = read_claims(declared)
-    if experiment.claims is not None:
-        chosen = select(chosen, experiment.claims)
+    known = read_claims(declared)
+    ids = [each.id for each in known] if experiment.claims is None else experiment.claims
+    chosen = select(known, ids, experiment.statistics.least)
     answers = answer(chosen, metrics, facts_of(experiment))
     for suffix in FORMATS:
         write_answers(answers, tables / f"claims{suffix}")

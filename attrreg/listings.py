@@ -1,5 +1,6 @@
 """What the command line says of datasets, models and designs; torch only to count models."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from attrreg import catalogue
@@ -7,10 +8,11 @@ from attrreg.entries import Dataset, NoOptions, Options
 from attrreg.files import read_json
 from attrreg.plan import Plan
 from attrreg.statistics.design import clusters_needed
-from attrreg.statistics.power import plan_power
+from attrreg.statistics.power import clusters_to_see, plan_power
 
 __all__ = ["choices", "counted", "described", "visible_differences"]
 
+WANTED = 2.0  # points
 SPREADS = {"1 point": 1.0, "2 points": 2.0, "4 points": 4.0}
 
 
@@ -21,11 +23,19 @@ def visible_differences(planned: Plan) -> str:
     family = max(1, len(grid.methods) - 1)
     alpha = experiment.statistics.alpha
     found = plan_power(clusters, SPREADS, alpha, family)
-    seen = ", ".join(f"{value:.1f} if they spread by {name}" for name, value in found.items())
+    seen = ", ".join(f"{value:.1f}" for value in found.values())
+    needed = [clusters_to_see(WANTED, each, alpha, family) for each in SPREADS.values()]
     return (
         f"{clusters} clusters (dataset, seed); {clusters_needed(alpha, family)} or more can be "
-        f"significant. With 80 % power they show a true difference, in points, of {seen}"
+        f"significant. If paired differences spread by {_either(SPREADS)}, these show, with 80 % "
+        f"power, a true difference of {seen} points, and {WANTED:g} points would take about "
+        f"{_either(map(str, needed))} clusters."
     )
+
+
+def _either(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
 
 
 def described(name: str, entry: Dataset, data: Path) -> str:

@@ -27,6 +27,7 @@ from attrreg.variant import Variant
 __all__ = [
     "Plan",
     "Shard",
+    "crossed_runs",
     "evaluated_after",
     "evaluation_digest",
     "make_plan",
@@ -194,9 +195,24 @@ def neutral_runs(plan: Plan, runs: Iterable[Run]) -> dict[Run, Run]:
     return {run: other for run, other in found.items() if other is not None}
 
 
+def crossed_runs(plan: Plan, runs: Iterable[Run]) -> dict[Run, dict[str, Run]]:
+    """Return by run and method the other runs at its place with which its map is exchanged.
+
+    Runs whose method takes no part have no entry.
+    """
+    methods = plan.experiment.evaluation.crossed
+    known = {(*_place(run), run.method): run for run in plan.runs if run.method in methods}
+    return {
+        run: {name: known[*_place(run), name] for name in methods if name != run.method}
+        for run in runs
+        if run.method in methods
+    }
+
+
 def evaluated_after(plan: Plan, shard: Shard) -> list[str]:
     """Return the shards that must be trained before a shard is evaluated."""
     others = set(neutral_runs(plan, shard.runs).values())
+    others |= {run for each in crossed_runs(plan, shard.runs).values() for run in each.values()}
     return [each.name for each in plan.shards if each is shard or others & set(each.runs)]
 
 

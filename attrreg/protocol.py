@@ -1,14 +1,16 @@
 """How a trained model is evaluated: the typed protocol, and the metrics that it gives."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from attrreg.parameters import Fill, RuleName
 from attrreg.recipe import Strict
 
-__all__ = ["CALIBRATION", "Evaluation", "Measure", "Order"]
+__all__ = ["CALIBRATION", "Evaluation", "Measure", "Order", "SetKind", "set_label"]
 
 Order = Literal[
     "random-pixels",
@@ -19,7 +21,18 @@ Order = Literal[
     "neutral-most-relevant-first",
     "neutral-least-relevant-first",
 ]
-Measure = Literal["training", "margin", "diversity", "localization", "faithfulness", "shift"]
+Measure = Literal[
+    "training",
+    "margin",
+    "diversity",
+    "localization",
+    "faithfulness",
+    "accuracy-drop",
+    "erasure",
+    "sensitivity",
+    "shift",
+    "leak",
+]
 # Saliencies are magnitudes; gradient-x-input and the rules of the relevance engine are signed.
 Saliency = Literal[
     "gradient",
@@ -32,6 +45,7 @@ Saliency = Literal[
 ]
 Map = Saliency | Literal["gradient-x-input"] | RuleName
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+SetKind = Literal["zero_shot", "unknown"]
 
 PREDICTIONS = ("accuracy", "top5", "balanced-accuracy")
 # Each as it is, and after temperature scaling, which changes no prediction.
@@ -39,8 +53,40 @@ CALIBRATION = (
     *("nll", "brier", "brier-reliability", "brier-resolution"),
     *("ece", "ece-debiased", "ece-mass", "ece-classwise", "ece-expected", "mce"),
 )
-LOCALIZATION = ("mass", "coverage", "rank-accuracy", "pointing")
-CORRUPTIONS = ("noise", "blur", "contrast", "jpeg")
+# Of measures that give the same metrics whatever else is asked for.
+FIXED: dict[Measure, tuple[str, ...]] = {
+    "training": ("train-accuracy", "generalisation-gap"),
+    "margin": ("lowest-margin-accuracy",),
+    "diversity": ("filter-similarity-change", "feature-rank"),
+    "accuracy-drop": tuple(f"accuracy-drop-{name}" for name in get_args(Saliency)),
+    "shift": tuple(f"shift-{kind}" for kind in ("noise", "blur", "contrast", "jpeg")),
+    "leak": ("leak-channel", "leak-image", "leak-label"),
+}
+CROSSED = ("occlusion-crossed", "srg-crossed")
+# Measured of every map.
+OF_MAPS: dict[Measure, tuple[str, ...]] = {
+    "localization": ("mass", "coverage", "rank-accuracy", "pointing"),
+    "erasure": ("comprehensiveness", "sufficiency"),
+    "sensitivity": ("max-sensitivity",),
+}
+# By score of other test sets the family of metrics; the label of a set follows.
+SET_METRICS: dict[SetKind, dict[str, str]] = {
+    "zero_shot": {
+        "accuracy": "zero-shot-",
+        "nll": "zero-shot-nll-",
+        "ece-debiased": "zero-shot-ece-",
+    },
+    "unknown": {"auroc": "auroc-", "aupr": "aupr-"},
+}
+RESERVED = ("nll-", "ece-")  # zero-shot-nll-x is of the set x, so no set may be called nll-x
+
+
+def set_label(base: str) -> str:
+    """Return how a test set is called in metrics and tables: its name, or that of its folder."""
+    prefix, colon, place = base.partition(":")
+    if not colon:
+        return base
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(place).stem).strip("-") or prefix
 
 
 class Evaluation(Strict):
@@ -64,11 +110,16 @@ class Evaluation(Strict):
         The method whose map is shared, and whose margins tell which samples are hard.
     measures
         What is measured beside predictions, calibration and occlusion. ``localization`` needs the
-        regions of the dataset, ``shift`` images.
+        regions of the dataset, ``shift`` images, ``leak`` a method that perturbs its input, and
+        images of the pool that the run is not trained on. ``accuracy-drop`` is that of saliency
+        guided training, by all its saliencies; ``erasure`` is comprehensiveness and sufficiency.
     maps
         Whose faithfulness and localisation are measured.
     fills
         Under which faithfulness is measured.
+    crossed
+        Methods, two or more, of which every model is occluded by every map, at the same place of
+        the grid: so that the robustness of models and the faithfulness of maps come apart.
     profile
         ``standard`` makes what needs many passes on `samples` test samples, always the same;
         ``full`` makes all on all.
@@ -78,6 +129,11 @@ class Evaluation(Strict):
         Of calibration errors.
     gallery
         Test samples whose maps are kept.
+    zero_shot
+        Other test sets of classes that the models know: ``imagenet-r:/data/imagenet-r``. Nothing is
+        trained on them.
+    unknown
+        Test sets whose samples are of no class that the models know: are they less sure of these?
     """
 
     orders: Annotated[tuple[Order, ...], Field(min_length=1)] = (
@@ -96,10 +152,13 @@ class Evaluation(Strict):
     measures: tuple[Measure, ...] = ("training", "margin", "diversity", "localization")
     maps: tuple[Map, ...] = ("gradient", "lrp-0")
     fills: Annotated[tuple[Fill, ...], Field(min_length=1)] = ("blur", "mean", "noise")
+    crossed: tuple[str, ...] = ()
     profile: Literal["standard", "full"] = "standard"
     samples: Annotated[int, Field(ge=1)] = 500
     bins: Annotated[int, Field(ge=2)] = 15
     gallery: Annotated[int, Field(ge=1, le=64)] = 6
+    zero_shot: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @field_validator("fractions")
     @classmethod
@@ -108,13 +167,46 @@ class Evaluation(Strict):
             raise ValueError(f"fractions must ascend without repetition, found {list(values)}")
         return values
 
-    @field_validator("beside", "measures", "maps", "fills")
+    @field_validator("crossed")
+    @classmethod
+    def _two_are_crossed(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(values) == 1:
+            raise ValueError(
+                f"crossed has only {values[0]!r}: give two or more methods of the grid, or none"
+            )
+        return values
+
+    @field_validator("beside", "measures", "maps", "fills", "crossed")
     @classmethod
     def _each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ValueError(f"has {', '.join(twice)} more than once: remove one")
         return values
+
+    @model_validator(mode="after")
+    def _sets_have_labels_of_their_own(self) -> "Evaluation":
+        sets: dict[str, str] = {}
+        for _, base in self.other_sets():
+            label = set_label(base)
+            if label in sets:
+                raise ValueError(
+                    f"zero_shot and unknown have {sets[label]!r} and {base!r}, which tables would "
+                    f"both call {label!r}: only sets with labels of their own are allowed; remove "
+                    "one, or rename its folder"
+                )
+            if label.startswith(RESERVED) or label.endswith("-scaled"):
+                raise ValueError(
+                    f"{base!r} would be called {label!r} in tables, which looks like another "
+                    f"metric: a label must not begin with {' or '.join(RESERVED)}, nor end with "
+                    "-scaled; rename its folder"
+                )
+            sets[label] = base
+        return self
+
+    def other_sets(self) -> tuple[tuple[SetKind, str], ...]:
+        """Return the test sets that nothing is trained on: what each is for, and its name."""
+        return tuple((kind, base) for kind in get_args(SetKind) for base in getattr(self, kind))
 
     @property
     def all_fills(self) -> tuple[Fill, ...]:
@@ -133,6 +225,7 @@ class Evaluation(Strict):
         return (
             *("accuracy", "nll", "nll-scaled", "brier", "ece-debiased", "ece"),
             *(f"occlusion-{order}" for order in self.orders),
+            *(CROSSED if self.crossed else ()),
         )
 
     def metrics(self) -> tuple[str, ...]:
@@ -147,23 +240,21 @@ class Evaluation(Strict):
             for name in (f"occlusion-{order}", f"occlusion-area-{order}", f"occlusion-nll-{order}"):
                 yield name
                 yield from (f"{name}@{fill}" for fill in self.all_fills[1:])
+        if self.crossed:
+            yield from CROSSED
         for measure in get_args(Measure):
             if measure in self.measures:
                 yield from self._of_measure(measure)
+        for kind, base in self.other_sets():
+            yield from (f"{family}{set_label(base)}" for family in SET_METRICS[kind].values())
 
     def _of_measure(self, measure: Measure) -> Iterable[str]:
-        if measure == "training":
-            return ("train-accuracy", "generalisation-gap")
-        if measure == "margin":
-            return ("lowest-margin-accuracy",)
-        if measure == "diversity":
-            return ("filter-similarity-change", "feature-rank")
-        if measure == "shift":
-            return tuple(f"shift-{kind}" for kind in CORRUPTIONS)
-        if measure == "localization":
-            outside = ("gradient-outside",) if "gradient" in self.maps else ()
-            names = (f"{score}-{name}" for name in self.maps for score in LOCALIZATION)
-            return (*names, *outside)
+        if measure in FIXED:
+            return FIXED[measure]
+        if measure in OF_MAPS:
+            is_outside = measure == "localization" and "gradient" in self.maps
+            names = (f"{score}-{name}" for name in self.maps for score in OF_MAPS[measure])
+            return (*names, *(("gradient-outside",) if is_outside else ()))
         gains = (f"srg-{name}" for name in self.maps)
         beside = (f"srg-{name}@{fill}" for name in self.maps for fill in self.fills[1:])
         sparse = (f"sparseness-{name}" for name in self.maps)

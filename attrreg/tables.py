@@ -38,16 +38,24 @@ TABLES = {
     "classes": [*KEYS, "class", "count", "accuracy"],
     "localization": [*KEYS, "map", "score", "value", "centre", "chance", "undefined"],
     "faithfulness": [*KEYS, "map", "fill", "first", "fraction", "accuracy"],
+    "accuracy_drop": [*KEYS, "map", "fraction", "accuracy"],
+    "erasure": [*KEYS, "map", "score", "value", "chance", "empty", "relative"],
+    "cross": [*KEYS, "map_of", "first", "fraction", "accuracy"],
     "shift": [*KEYS, "corruption", "severity", "accuracy"],
+    "leak": [
+        *(*KEYS, "told", "read", "accuracy", "low", "high", "chance"),
+        *("masks", "images", "learning_images"),
+    ],
+    "zero_shot": [
+        *(*KEYS, "set", "kind", "samples", "left_out", "classes"),
+        *("metric", "value", "chance"),
+    ],
     "history": [*KEYS, "epoch", "step", "learning_rate", "loss", "accuracy"],
     "failures": FAILURES,
 }
 
 # What an evaluation writes; a table that no protocol asks for, or no dataset allows, has no rows.
-SCORED = (
-    *("metrics", "curves", "reliability"),
-    *("classes", "localization", "faithfulness", "shift"),
-)
+SCORED = tuple(name for name in TABLES if name not in ("cost", "history", "failures"))
 
 
 def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:

@@ -8,8 +8,9 @@ import yaml
 
 from attrreg import catalogue
 from attrreg.cells import Run
-from attrreg.config import Experiment, merged
+from attrreg.config import Experiment
 from attrreg.files import writing
+from attrreg.grid import merged
 from attrreg.parameters import Composition, Wrapper
 from attrreg.recipe import Recipe
 from attrreg.tuning_settings import Study, Trial, changed, own_values, written

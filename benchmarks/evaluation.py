@@ -22,7 +22,7 @@ from attrreg.cells import Run
 from attrreg.data.device import input_bounds, normalise
 from attrreg.data.samples import Arrays
 from attrreg.data.sources import Pool
-from attrreg.evaluation import measures
+from attrreg.evaluation import map_measures, measures
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.subject import HeldOut, Subject
 from attrreg.machine import use_threads
@@ -118,8 +118,14 @@ def _tasks(subject: Subject) -> dict[str, Callable[[], object]]:
     for order in ORDERS:
         tasks[f"occlusion {order}"] = lambda order=order: measures.occluded(anew(orders=(order,)))
     tasks["margin"] = lambda: measures.margin(anew())
-    tasks["localization, gradient"] = lambda: measures.localized(anew())
-    tasks["faithfulness, gradient, 3 fills"] = lambda: measures.faithful(anew())
+    tasks["localization, gradient"] = lambda: map_measures.localized(anew())
+    tasks["faithfulness, gradient, 3 fills"] = lambda: map_measures.faithful(anew())
+    tasks["erasure, gradient"] = lambda: map_measures.erased(anew())
+    tasks["sensitivity, gradient"] = lambda: map_measures.sensitive(anew())
+    tasks["accuracy drop, 6 saliencies and random"] = lambda: map_measures.dropped(anew())
+    tasks["crossed maps, 3 methods"] = lambda: map_measures.crossed(
+        replace(anew(crossed=("baseline", "a", "b")), others=dict.fromkeys("ab", subject.model))
+    )
     tasks["shift"] = lambda: measures.shifted(anew())
     for name in MAPS:
         tasks[f"map {name}"] = lambda name=name: subject.maps(name, x)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 
 import pytest
 import timm
@@ -11,6 +12,9 @@ from torch import nn
 from attrreg import models
 
 torch.set_num_threads(1)
+
+# The longest file, and one that does not wait for what the first begins with.
+FIRST = ("test_failures.py", "test_killed.py")
 
 
 def randomise_norms(model):
@@ -119,4 +123,10 @@ def seeded():
 
 def pytest_collection_modifyitems(items):
     """Run whole experiments first: they take longest, and workers share files in this order."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name not in FIRST))
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector modules and tests: they stay, and are most of what there is."""
+    gc.collect()
+    gc.freeze()

@@ -38,6 +38,15 @@ def constant(scores):
     return model
 
 
+def linear(weight, bias=0.0):
+    """Return a model whose logits are products with weights, (classes, features)."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], len(weight)))
+    with torch.no_grad():
+        model[1].weight.copy_(weight)
+        model[1].bias.copy_(torch.as_tensor(bias).expand(len(weight)))
+    return model
+
+
 def saying(x, y, sure=50.0):
     """Return a network that gives these images these classes, nearly with certainty."""
     generator = torch.Generator().manual_seed(0)
@@ -64,3 +73,11 @@ def subject_of(data, run, model=None, neutral=None, **settings):
         data,
         neutral,
     )
+
+
+def looking_at(subject, x, y):
+    """Return the same evaluation of other test samples, which are validation samples, too."""
+    together = (0, *range(2, x.ndim))
+    bounds = (tuple(x.amin(together).tolist()), tuple(x.amax(together).tolist()))
+    others = {"splits": {"validation": (x, y), "test": (x, y)}, "region": None, "bounds": bounds}
+    return replace(subject, held_out=subject.held_out._replace(**others))

@@ -110,6 +110,20 @@ class TestWhole:
         declared = yaml.safe_load(CLAIMS.read_text())["claims"]
         assert set(found.id) == {each["id"] for each in declared}
 
+    def test_another_least_effect_makes_an_answer_exploratory(self, copied):
+        content = yaml.safe_load(copied.config.read_text())
+        content.setdefault("statistics", {})["least"] = {"C1": 7.5}
+        copied.config.write_text(yaml.safe_dump(content))
+        assert copied.claims().code == 0
+        answers = read_answers(copied.tables / "claims.csv").query("role == 'answer'")
+        answers = answers.set_index("id")
+        assert answers.least["C1"] == 7.5
+        assert answers.status.to_dict() == {
+            "C1": "exploratory: declared with 5 %",
+            "C2": "declared",
+            "C5": "declared",
+        }
+
 
 class TestPart:
     """Runs are missing: they are named, and what is left is used."""
@@ -207,3 +221,9 @@ class TestRefused:
         path = copied.tables / "metrics.csv"
         pd.read_csv(path).assign(dataset="other").to_csv(path, index=False)
         assert "other" in self.refused(copied, copied.claims())
+
+    def test_a_least_effect_of_a_claim_that_is_not_asked(self, copied):
+        content = yaml.safe_load(copied.config.read_text())
+        content.setdefault("statistics", {})["least"] = {"C4": 1.0}
+        copied.config.write_text(yaml.safe_dump(content))
+        assert "'C4'" in self.refused(copied, copied.claims())

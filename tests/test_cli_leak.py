@@ -1,14 +1,13 @@
 """The command `attrreg leak`: what it prints and writes, and how it refuses."""
 
 import csv
-import functools
 import re
 
 import pytest
 from experiments import command, prepare_data
 
 from attrreg import cli
-from attrreg.evaluation import leak
+from attrreg.evaluation import leak, leak_readings
 
 SHORT = ("--train-size", 20, "--steps", 2, "--draws", 2)
 
@@ -20,7 +19,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch):
-    monkeypatch.setattr(leak, "probe", functools.partial(leak.probe, steps=3))
+    def short(*masks, **options):
+        return leak.probe(*masks, **options | {"steps": 3})
+
+    monkeypatch.setattr(leak_readings, "probe", short)
 
 
 def asked(data, method, *arguments, dataset="digits"):

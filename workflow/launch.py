@@ -95,7 +95,8 @@ def _run(
 def _conclude(state: Survey, folder: Path, config: Path, console: Console) -> int:
     console.print(
         f"{state.evaluated} of {state.total} runs trained and evaluated; tables in "
-        f"{folder}/tables, figures in {folder}/figures\nreport: {folder}/report.html",
+        f"{folder}/tables, figures in {folder}/figures\n{_headline(folder)}"
+        f"report: {folder}/report.html",
         soft_wrap=True,
     )
     if not state.failures:
@@ -109,6 +110,15 @@ def _conclude(state: Survey, folder: Path, config: Path, console: Console) -> in
         soft_wrap=True,
     )
     return FAILED_RUNS
+
+
+def _headline(folder: Path) -> str:
+    """Return how many claims got which verdict, as a line; empty where none were answered."""
+    answers = folder / "tables" / "claims.txt"
+    if not answers.is_file():
+        return ""
+    first = answers.read_text(encoding="utf-8").partition("\n\n")[0]
+    return f"claims: {' '.join(first.split())}\n"
 
 
 def _follow(process: subprocess.Popen[bytes], plan: Plan, folder: Path, console: Console) -> None:

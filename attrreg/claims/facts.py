@@ -47,13 +47,13 @@ class Facts:
 
     def check(self, datasets: Iterable[str]) -> None:
         """Raise a ValueError unless all datasets of a table are known."""
-        for kind, known in (("test_sizes", self.test_sizes), ("modalities", self.modalities)):
+        for kind, known in (("test sizes", self.test_sizes), ("modalities", self.modalities)):
             absent = sorted(set(datasets) - set(known))
             if absent:
                 raise ValueError(
-                    f"{kind} lacks {', '.join(absent)}, which the table of metrics has: known are "
-                    f"{', '.join(known) or 'none'}; give the facts of the experiment that the "
-                    "table is of"
+                    f"the table of metrics has {', '.join(absent)}, of which no {kind} are known; "
+                    f"known are those of {', '.join(known) or 'none'}: the table must be of the "
+                    "same experiment"
                 )
 
 

@@ -15,13 +15,10 @@ from attrreg.attribution.explained import Output
 from attrreg.attribution.rules import RULES
 from attrreg.evaluation.checks import check_whole
 from attrreg.evaluation.faithfulness import seeded
-from attrreg.state import State
 
 __all__ = ["gini", "gradient_cosine", "hoyer", "max_sensitivity"]
 
 BATCH = 64  # samples; bounds the memory, not the result
-NO_STATE = State()
-Part = Callable[[nn.Module, Tensor, Tensor, State], Tensor]
 
 
 def gini(values: Tensor) -> Tensor:
@@ -67,16 +64,12 @@ def hoyer(values: Tensor) -> Tensor:
 
 
 def max_sensitivity(
-    part: Part,
-    model: nn.Module,
+    maps: Callable[[Tensor], Tensor],
     x: Tensor,
-    y: Tensor,
     radius: float,
     draws: int = 10,
     *,
-    state: State = NO_STATE,
     generator: torch.Generator | None = None,
-    batch_size: int = BATCH,
 ) -> Tensor:
     """Return the largest ‖R(x + δ) − R(x)‖₂ / ‖R(x)‖₂ over random δ in a cube, (n,).
 
@@ -85,21 +78,17 @@ def max_sensitivity(
 
     Parameters
     ----------
-    part
-        A part of `attrreg.attribution.parts`. One that explains the prediction may explain another
-        class at x + δ; give the class as y to hold it.
-    model, x, y
-        As the part takes them; the model is left as it is.
+    maps
+        Gives R, (n, …), of inputs like x: of the same class wherever x moves, and with the same
+        randomness.
+    x
+        Inputs (n, …).
     radius
         δ is uniform in [−radius, radius] in every entry, in units of x; > 0.
     draws
         How many δ, at least 1.
-    state
-        What the part needs beside: feature axes and bounds, nothing that belongs to a sample.
     generator
         Of δ, on the device of x; None: one of seed 0.
-    batch_size
-        Samples that are explained at once; bounds the memory, not the result.
 
     Raises
     ------
@@ -114,17 +103,12 @@ def max_sensitivity(
     if not 0 < radius < math.inf:
         raise ValueError(f"radius is {radius!r}: a finite number > 0, in units of x, is allowed")
     generator = seeded(generator, x)
-
-    def maps(at: Tensor) -> Tensor:
-        batches = zip(at.split(batch_size), y.split(batch_size), strict=True)
-        return torch.cat([part(model, *each, state).detach().double() for each in batches])
-
-    clean = maps(x).flatten(1)
+    clean = maps(x).detach().double().flatten(1)
     largest = torch.zeros_like(clean[:, 0])
     for _ in range(draws):
         unit = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        changed = maps(x + radius * (2 * unit - 1)).flatten(1)
-        largest = torch.maximum(largest, (changed - clean).norm(dim=1))
+        moved = maps(x + radius * (2 * unit - 1)).detach().double().flatten(1)
+        largest = torch.maximum(largest, (moved - clean).norm(dim=1))
     size = clean.norm(dim=1)
     return torch.where(size > 0, largest / size, torch.nan)
 

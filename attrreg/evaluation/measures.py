@@ -1,30 +1,32 @@
 """What is measured of a trained model: each function gives metrics by name, and rows of tables."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from attrreg.evaluation import accuracy, calibration, calibration_bias, occlusion
+from attrreg.evaluation import (
+    accuracy,
+    calibration,
+    calibration_bias,
+    map_measures,
+    occlusion,
+)
 from attrreg.evaluation.diversity import (
     effective_rank,
     filter_similarity,
     penultimate,
     similarity_change,
 )
-from attrreg.evaluation.faithfulness import deletion, symmetric_relevance_gain
-from attrreg.evaluation.localization import average, localization
-from attrreg.evaluation.map_quality import gini, gradient_cosine
+from attrreg.evaluation.faithfulness import deletion
+from attrreg.evaluation.leak_measure import leak
+from attrreg.evaluation.map_measures import Found, Rows
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.shift import accuracies_under
 from attrreg.evaluation.subject import Subject
+from attrreg.evaluation.zero_shot import score_sets
 from attrreg.features import resolve_axes
 from attrreg.perturbation import fill_values
 
-__all__ = ["MEASURES", "calibrated", "occluded", "predicted"]
-
-Rows = list[dict[str, Any]]
-Found = tuple[dict[str, Tensor], dict[str, Rows]]  # metrics, and rows by table
+__all__ = ["MEASURES", "Found", "calibrated", "occluded", "on_other_sets", "predicted"]
 
 
 def predicted(subject: Subject) -> Found:
@@ -181,52 +183,6 @@ def diversity(subject: Subject) -> Found:
     }, {}
 
 
-def localized(subject: Subject) -> Found:
-    """Return where positive relevance lies, against the region, the middle of the input and chance.
-
-    Without regions nothing is measured.
-    """
-    if subject.held_out.region is None:
-        return {}, {}
-    region = subject.held_out.region[subject.sample]
-    metrics: dict[str, Tensor] = {}
-    rows: Rows = []
-    for name, maps in subject.sample_maps.items():
-        for score, found in localization(maps, region).items():
-            means = [average(each) for each in found]
-            metrics[f"{score}-{name}"] = means[0].mean
-            if (score, name) == ("mass", "gradient"):
-                metrics["gradient-outside"] = 1 - means[0].mean
-            rows.append(
-                {"map": name, "score": score, "value": float(means[0].mean)}
-                | {"centre": float(means[1].mean), "chance": float(means[2].mean)}
-                | {"undefined": means[0].undefined}
-            )
-    return metrics, {"localization": rows}
-
-
-def faithful(subject: Subject) -> Found:
-    """Return how much longer the model lasts if the least relevant features go first (SRG)."""
-    (x, y), settings = subject.sampled(), subject.settings
-    metrics: dict[str, Tensor] = {}
-    rows: Rows = []
-    for name, maps in subject.sample_maps.items():
-        generator = subject.generator("faithfulness", name)
-        gains = symmetric_relevance_gain(
-            subject.model, x, y, maps, settings.fills, settings.fractions, generator=generator
-        )
-        metrics[f"sparseness-{name}"] = average(gini(maps)).mean
-        for place, (fill, gain) in enumerate(gains.items()):
-            metrics[f"srg-{name}" + (f"@{fill}" if place else "")] = gain.accuracy
-            for first, curve in (("most", gain.most_first), ("least", gain.least_first)):
-                head = {"map": name, "fill": fill, "first": first}
-                pairs = zip(curve.fractions.tolist(), curve.accuracy.tolist(), strict=True)
-                rows += [{**head, "fraction": share, "accuracy": right} for share, right in pairs]
-    predictions = predict(subject.model, x).argmax(1)
-    cosine = average(gradient_cosine(subject.model, x, predictions))
-    return metrics | {"gradient-cosine": cosine.mean}, {"faithfulness": rows}
-
-
 def shifted(subject: Subject) -> Found:
     """Return the accuracy on corrupted images, the mean over five severities; images only."""
     if subject.run.source.entry.modality != "image":
@@ -242,11 +198,23 @@ def shifted(subject: Subject) -> Found:
     return {f"shift-{kind}": values.mean() for kind, values in found.items()}, {"shift": rows}
 
 
+def on_other_sets(subject: Subject) -> Found:
+    """Return what is measured on test sets that nothing is trained on; see `score_sets`."""
+    held_out, bins = subject.held_out, subject.settings.bins
+    sets = subject.sets
+    metrics, rows = score_sets(sets, subject.model, held_out.normalised, subject.logits, bins)
+    return metrics, {"zero_shot": rows}
+
+
 MEASURES = {
     "training": training,
     "margin": margin,
     "diversity": diversity,
-    "localization": localized,
-    "faithfulness": faithful,
+    "localization": map_measures.localized,
+    "faithfulness": map_measures.faithful,
+    "accuracy-drop": map_measures.dropped,
+    "erasure": map_measures.erased,
+    "sensitivity": map_measures.sensitive,
     "shift": shifted,
+    "leak": leak,
 }

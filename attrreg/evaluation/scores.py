@@ -1,7 +1,7 @@
 """The scores of a run: predictions, metrics, curves and maps, in a directory of their own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 from attrreg.attribution.parts import LRP
 from attrreg.cells import Run, architecture
-from attrreg.evaluation.measures import MEASURES, Found, calibrated, occluded, predicted
+from attrreg.evaluation import map_measures
+from attrreg.evaluation.measures import (
+    MEASURES,
+    Found,
+    calibrated,
+    occluded,
+    on_other_sets,
+    predicted,
+)
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.subject import HeldOut, Subject
+from attrreg.evaluation.zero_shot import open_sets
 from attrreg.files import write_rows
 from attrreg.method import build
 from attrreg.parameters import chain
@@ -37,6 +46,7 @@ def evaluate_shard(
     retry_failed: bool = False,
     report: Report = lambda run, done, total: None,
     neutral: Mapping[Run, Run] | None = None,
+    crossed: Mapping[Run, Mapping[str, Run]] | None = None,
 ) -> dict[Run, Outcome]:
     """Evaluate every finished run of a shard that has no scores yet; say what became of each.
 
@@ -61,51 +71,83 @@ def evaluate_shard(
     neutral
         By run the one whose map is shared by all methods. Where that is not trained, what needs it
         is not measured; it is when the run is evaluated again after that.
+    crossed
+        By run and method the runs whose maps and models it is crossed with.
     """
     sources = {run.dataset: run.source for run in runs}
     held_outs = {name: HeldOut.on(device, data, each) for name, each in sources.items()}
+    sets = {
+        name: open_sets(data, each, held_outs[name].pool.class_names, settings)
+        for name, each in sources.items()
+    }
     outcomes: dict[Run, Outcome] = {}
     for done, run in enumerate(runs, start=1):
         record = _finished(results, run)
         if record is None:
             continue
-        folds = [_finished(results, each) for each in run.folds]
-        other = (neutral or {}).get(run)
-        known = None if other is None else _finished(results, other)
+        beside = _Beside(results, device, (neutral or {}).get(run), (crossed or {}).get(run))
 
-        def work(
-            place: Path, run: Run = run, other: Run | None = other if known else None
-        ) -> dict[str, Any]:
+        def work(place: Path, run: Run = run, beside: _Beside = beside) -> dict[str, Any]:
             subject = Subject(
                 run,
                 _trained(run, results, device),
                 held_outs[run.dataset],
                 settings,
                 data,
-                None if other is None else _trained(other, results, device),
+                beside.model(beside.neutral),
                 tuple(_fold(each, results, device) for each in run.folds),
+                beside.others(),
+                sets[run.dataset],
             )
             return _evaluate(subject, place)
 
         intent = run.scores_intent(settings.model_dump(mode="json"))
-        shared = known["digest"] if known else ""
+        shared = beside.neutral
         outcomes[run] = record_work(
             results / "scores" / run.path,
             digest(
-                [record["digest"], intent, device.type, shared]
-                + [each["digest"] if each else "" for each in folds]
+                [record["digest"], intent, device.type, beside.digests(run)]
+                + [each.digest for each in sets[run.dataset]]
             ),
             {
                 **run.key,
                 "run": record["digest"],
                 "intent": intent,
-                "neutral": other.name if other and known else None,
+                "neutral": shared.name if shared and _finished(results, shared) else None,
             },
             work,
             retry_failed,
         )
         report(run, done, len(runs))
     return outcomes
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The other runs that an evaluation looks at."""
+
+    results: Path
+    device: torch.device
+    neutral: Run | None
+    crossed: Mapping[str, Run] | None
+
+    def digests(self, run: Run) -> list[str]:
+        """Return what stands for them all; empty for one that was not trained."""
+        all_of_them = (self.neutral, *run.folds, *(self.crossed or {}).values())
+        records = [each and _finished(self.results, each) for each in all_of_them]
+        return [each["digest"] if each else "" for each in records]
+
+    def others(self) -> dict[str, nn.Module | None] | None:
+        """Return the models whose maps are exchanged; None for a run that takes no part."""
+        if self.crossed is None:
+            return None
+        return {name: self.model(run) for name, run in self.crossed.items()}
+
+    def model(self, run: Run | None) -> nn.Module | None:
+        """Return the model of a run; None for one that was not trained."""
+        if run is None or _finished(self.results, run) is None:
+            return None
+        return _trained(run, self.results, self.device)
 
 
 def _finished(results: Path, run: Run) -> dict[str, Any] | None:
@@ -133,8 +175,9 @@ def _trained(run: Run, results: Path, device: torch.device) -> nn.Module:
 
 def _evaluate(subject: Subject, place: Path) -> dict[str, Any]:
     """Measure everything that the protocol asks for, and write it."""
-    wanted = [predicted, calibrated, occluded]
+    wanted = [predicted, calibrated, occluded, on_other_sets]
     wanted += [MEASURES[name] for name in subject.settings.measures]
+    wanted.append(map_measures.crossed)
     metrics: dict[str, Tensor] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
     for measure in wanted:

@@ -1,10 +1,10 @@
 """What an evaluation looks at: a trained model, the splits that training never saw, another run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from attrreg.data.sources import Pool, read_held_out, read_pool
 from attrreg.evaluation.checks import checked_logits
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.saliency import SALIENCIES, saliency
+from attrreg.evaluation.zero_shot import OtherSet
 from attrreg.protocol import Evaluation
 from attrreg.provenance import stream_seed
 from attrreg.state import State
@@ -90,6 +91,11 @@ class Subject:
         The model whose map all methods share; None where it is not trained.
     folds
         The models of the run's cross-fitting, by the fold that each has not seen.
+    others
+        The models that other methods of ``settings.crossed`` have at this place of the grid, None
+        for one that was not trained; None where the run takes no part in it.
+    sets
+        Test sets that nothing is trained on.
     """
 
     run: Run
@@ -99,6 +105,8 @@ class Subject:
     data: Path
     neutral: nn.Module | None = None
     folds: tuple[nn.Module, ...] = ()
+    others: Mapping[str, nn.Module | None] | None = None
+    sets: tuple[OtherSet, ...] = ()
 
     @cached_property
     def logits(self) -> Tensor:
@@ -151,22 +159,33 @@ class Subject:
         seed = stream_seed("occlusion", self.run.dataset, *names, self.run.seed)
         return torch.Generator(self.held_out.pixels.device).manual_seed(seed)
 
-    def maps(self, name: str, x: Tensor, model: nn.Module | None = None) -> Tensor:
-        """Return what a saliency or a rule finds of the predicted class, (n, *features)."""
+    def maps(
+        self,
+        name: str,
+        x: Tensor,
+        model: nn.Module | None = None,
+        explained: Tensor | None = None,
+    ) -> Tensor:
+        """Return what a saliency or a rule finds of a class, or of the predicted one.
+
+        (n, *features); randomness is the same at every call.
+        """
         used = self.model if model is None else model
         generator = self.generator("maps", name)
         if name in SALIENCIES:
             background = self.held_out.splits["validation"][0][:BACKGROUND]
-            explained = predict(used, x).argmax(1)
+            classes = predict(used, x).argmax(1) if explained is None else explained
             return saliency(
-                name, used, x, explained, background=background, generator=generator
+                name, used, x, classes, background=background, generator=generator
             ).detach()
-        part: parameters.Part = parameters.GradientTimesInput(explained="prediction")
+        of: Literal["label", "prediction"] = "prediction" if explained is None else "label"
+        part: parameters.Part = parameters.GradientTimesInput(explained=of)
         if name != "gradient-x-input":
-            part = parameters.LRP(rule=name, explained="prediction")  # type: ignore[arg-type]
+            part = parameters.LRP(rule=name, explained=of)  # type: ignore[arg-type]
         make: Callable[..., Tensor] = catalogue.implement(part)
         state = State(bounds=self.held_out.bounds, generator=generator)
-        classes = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # not looked at
+        unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # not looked at
+        classes = unknown if explained is None else explained
         parts = zip(x.split(BATCH), classes.split(BATCH), strict=True)
         return torch.cat([make(used, each, y, state) for each, y in parts]).detach()
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from attrreg.figures.accuracy_drop import accuracy_drop
 from attrreg.figures.by_train_size import accuracy_by_train_size, ece_by_train_size
+from attrreg.figures.cross_maps import cross_maps
 from attrreg.figures.differences import differences
 from attrreg.figures.faithfulness import faithfulness
 from attrreg.figures.gallery import gallery
@@ -66,7 +68,7 @@ FIGURES: dict[str, Drawing] = {
         ece_by_train_size,
         ("metrics.csv", "failures.csv"),
         "Expected calibration error by train size",
-        "Expected calibration error (15 equal-width bins; lower is better) against the number of "
+        "Expected calibration error (equal-width bins; lower is better) against the number of "
         "training samples: mean over the seeds, 95 % t interval, single seeds as dots, and what "
         "chance alone shows.",
     ),
@@ -91,6 +93,22 @@ FIGURES: dict[str, Drawing] = {
         "Faithfulness of the maps",
         "Accuracy while the most, or the least, relevant features of each map are replaced first; "
         "mean and range over the seeds.",
+    ),
+    "accuracy-drop": Drawing(
+        accuracy_drop,
+        ("accuracy_drop.csv", "failures.csv"),
+        "Accuracy drop",
+        "Accuracy while the features that a map gives the largest magnitude are replaced by the "
+        "top-left pixel, without training again, and by how many points it is below that of a "
+        "random map; mean and range over the seeds.",
+    ),
+    "cross-maps": Drawing(
+        cross_maps,
+        ("cross.csv", "failures.csv"),
+        "Models by the maps of others",
+        "Every method's model occluded in the order of every method's map: the area under "
+        "accuracy with the most relevant first, and the gain, least minus most relevant first; "
+        "means over the seeds, and of rows and columns without the model's own map.",
     ),
     "differences": Drawing(
         differences,

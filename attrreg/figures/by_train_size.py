@@ -124,7 +124,7 @@ def ece_by_train_size(
     ----------
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
     """
-    label = "expected calibration error (%)\n15 equal-width bins; lower is better"
+    label = "expected calibration error (%)\nequal-width bins; lower is better"
     return _draw(metrics, failures, methods, title, "ece", label, chance="ece-expected")
 
 

@@ -11,7 +11,7 @@ from attrreg.figures.gaps import Gap, add_strip, failure_notes, find_gaps, place
 from attrreg.figures.page import WIDTH, Page, open_page, text_height, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of
 
-__all__ = ["LINES", "Heading", "draw_curves", "in_bands"]
+__all__ = ["LINES", "Heading", "draw_curves", "draw_line", "in_bands", "set_shares"]
 
 LINES = "Lines: mean over the seeds. Bands: from the lowest to the highest seed."
 MOST_COLUMNS = 4
@@ -147,21 +147,28 @@ def _draw_band(
     return drawn
 
 
+def draw_line(axes: Axes, rows: pandas.DataFrame, column: str, mark: Mark) -> float:
+    """Draw one method's mean and range over the seeds, in %; return the last share, in %."""
+    by_fraction = rows.groupby("fraction", sort=True)[column]
+    summary = 100 * by_fraction.agg(["mean", "min", "max"])
+    x = 100 * summary.index.to_numpy()
+    axes.fill_between(x, summary["min"], summary["max"], color=mark.colour, alpha=0.12, linewidth=0)
+    axes.plot(x, summary["mean"], markersize=3.8, zorder=3, **(mark.line | {"linewidth": 1.2}))
+    return float(x.max())
+
+
+def set_shares(axes: Axes, widest: float) -> None:
+    """Let the horizontal axis reach to a share of the features, in %."""
+    axes.set_xlim(-3, widest + 3)
+    axes.set_xticks(range(0, int(widest) + 1, 20))
+
+
 def _draw_panel(axes: Axes, rows: pandas.DataFrame, marks: list[Mark]) -> None:
-    widest = 0.9
+    widest = 90.0
     for mark in marks:
         mine = rows[rows["method"] == mark.method.name]
-        if mine.empty:
-            continue
-        by_fraction = mine.groupby("fraction", sort=True)["accuracy"]
-        summary = 100 * by_fraction.agg(["mean", "min", "max"])
-        x = 100 * summary.index.to_numpy()
-        widest = max(widest, x.max() / 100)
-        axes.fill_between(
-            x, summary["min"], summary["max"], color=mark.colour, alpha=0.12, linewidth=0
-        )
-        axes.plot(x, summary["mean"], markersize=3.8, zorder=3, **(mark.line | {"linewidth": 1.2}))
-    axes.set_xlim(-3, 100 * widest + 3)
-    axes.set_xticks(range(0, int(100 * widest) + 1, 20))
+        if not mine.empty:
+            widest = max(widest, draw_line(axes, mine, "accuracy", mark))
+    set_shares(axes, widest)
     axes.set_ylim(0, 102)
     axes.set_yticks(range(0, 101, 20))

@@ -172,7 +172,11 @@ def strip_height(n_lines: int) -> float:
 
 
 def add_strip(
-    axes: Axes, lines: Sequence[tuple[float, Mark, str]], width: float, height: float
+    axes: Axes,
+    lines: Sequence[tuple[float, Mark, str]],
+    width: float,
+    height: float,
+    n_lines: int = 0,
 ) -> None:
     """Mark gaps in a strip of their own along the bottom edge, below all data.
 
@@ -184,11 +188,14 @@ def add_strip(
         Horizontal place in data units, mark and text of every gap: one line each.
     width, height
         The size of the axes in inches, the strip included.
+    n_lines
+        How many lines there is room for, at least: so that panels side by side keep one scale.
     """
-    if not lines:
+    n_lines = max(n_lines, len(lines))
+    if not n_lines:
         return
     low, high = axes.get_ylim()
-    strip = strip_height(len(lines))
+    strip = strip_height(n_lines)
     inch = (high - low) / (height - strip)
     ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
     axes.yaxis.set_major_locator(FixedLocator(ticks))

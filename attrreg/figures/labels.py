@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from attrreg.statistics.directions import is_higher_better
 
-__all__ = ["MetricLabel", "metric_label", "order_label", "sorted_orders"]
+__all__ = ["MetricLabel", "metric_label", "order_label", "saliency_label", "sorted_orders"]
 
 ORDERS = {
     "random-pixels": "random pixels",
@@ -15,6 +15,15 @@ ORDERS = {
     "least-relevant-first": "own map, least relevant first",
     "neutral-most-relevant-first": "neutral map, most relevant first",
     "neutral-least-relevant-first": "neutral map, least relevant first",
+}
+SALIENCIES = {
+    "gradient": "Gradient",
+    "smoothgrad-squared": "SmoothGrad²",
+    "integrated-gradients": "Integrated gradients",
+    "deeplift": "DeepLIFT",
+    "gradient-shap": "GradientSHAP",
+    "deep-shap": "DeepSHAP",
+    "random": "Random map (control)",
 }
 POINTS = ("percentage points", 100.0)
 SHARE = ("area ÷ clean accuracy, %", 100.0)
@@ -39,6 +48,11 @@ METRICS = {
     "ece-classwise": ("ECE, mean over the classes", POINTS),
     "ece-expected": ("ECE that chance alone shows", POINTS),
     "mce": ("largest calibration error", POINTS),
+    "occlusion-crossed": ("occlusion, by the maps of other methods", SHARE),
+    "srg-crossed": ("relevance gain on models of other methods", POINTS),
+    "leak-channel": ("class told and read from masks, above chance", POINTS),
+    "leak-image": ("image read from masks, above chance", POINTS),
+    "leak-label": ("label read from masks, above chance", POINTS),
 }
 # An order, a map or a corruption follows; the longest beginning counts.
 FAMILIES = {
@@ -46,7 +60,16 @@ FAMILIES = {
     "occlusion-area-": ("accuracy under occlusion", POINTS),
     "occlusion-": ("occlusion", SHARE),
     "srg-": ("relevance gain (SRG)", POINTS),
+    "accuracy-drop-": ("accuracy lost, most salient first", POINTS),
+    "comprehensiveness-": ("comprehensiveness, beyond random", PLAIN),
+    "sufficiency-": ("sufficiency, beyond random", PLAIN),
+    "max-sensitivity-": ("sensitivity of the map", PLAIN),
     "shift-": ("accuracy under corruption", POINTS),
+    "zero-shot-nll-": ("zero-shot NLL", NATS),
+    "zero-shot-ece-": ("zero-shot ECE, debiased", POINTS),
+    "zero-shot-": ("zero-shot accuracy", POINTS),
+    "auroc-": ("unknown samples, AUROC", POINTS),
+    "aupr-": ("unknown samples, AUPR", POINTS),
 }
 
 
@@ -82,6 +105,11 @@ class MetricLabel:
 def order_label(order: str) -> str:
     """Return an order's name for readers; an unknown one keeps its words."""
     return ORDERS.get(order, order.replace("-", " "))
+
+
+def saliency_label(name: str) -> str:
+    """Return a saliency's name for readers; an unknown one keeps its words."""
+    return SALIENCIES.get(name, name.replace("-", " "))
 
 
 def sorted_orders(orders: Iterable[str]) -> list[str]:

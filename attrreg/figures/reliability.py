@@ -19,9 +19,16 @@ ABOUT = (
     "Bars: share of the test samples per bin. ECE: expected calibration error, mean over the seeds."
 )
 SCALED = (
-    "After scaling: the same models with their logits divided by one temperature per run, fitted "
-    "on samples that are not tested; no prediction changes."
+    "After scaling: the same models with their logits divided by one temperature per run, which "
+    "changes no prediction, fitted on {}."
 )
+# What the temperature was fitted on, by the column ``regime``.
+REGIMES = {
+    "held back": "samples held back from the label budget of the run",
+    "cross-fitting": "what models that did not see them say of the run's own training samples "
+    "(cross-fitting)",
+    "validation split": "the validation split, labels beyond those of train_size",
+}
 PER_BAND = 6
 LEFT, RIGHT, BETWEEN = 0.7, 0.1, 0.12
 BARS, ROW_HEAD, ERROR, ROW_FOOT = 0.3, 0.2, 0.15, 0.42
@@ -86,7 +93,7 @@ def reliability(
     stage = ERROR + width + BARS + STAGE_FOOT
     pitch = ROW_HEAD + len(stages) * stage - STAGE_FOOT + ROW_FOOT
     body = len(cells) * len(bands) * pitch + len(pairs) * sum(tops)
-    about = f"{ABOUT} {SCALED}" if len(stages) > 1 else ABOUT
+    about = f"{ABOUT} {_scaled(rows)}" if len(stages) > 1 else ABOUT
     page = open_page(title, about, body, notes=notes)
     top = 0.0
     for pair in pairs:
@@ -107,6 +114,13 @@ def reliability(
                     _label_row(drawn, word, last=place == len(stages) - 1)
                 top += pitch - ROW_HEAD
     return page.figure
+
+
+def _scaled(rows: pandas.DataFrame) -> str:
+    """Say what the temperatures were fitted on; runs of one table may differ in it."""
+    names = rows["regime"].unique() if "regime" in rows else []
+    found = [REGIMES.get(name, str(name)) for name in names]
+    return SCALED.format(" or on ".join(found) or "samples that are not tested")
 
 
 def calibration_errors(bins: pandas.DataFrame) -> numpy.ndarray:

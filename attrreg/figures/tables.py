@@ -14,6 +14,8 @@ COLUMNS = {
     "metrics.csv": (*RUN, "metric", "value"),
     "curves.csv": (*RUN, "order", "fill", "fraction", "accuracy"),
     "faithfulness.csv": (*RUN, "map", "fill", "first", "fraction", "accuracy"),
+    "accuracy_drop.csv": (*RUN, "map", "fraction", "accuracy"),
+    "cross.csv": (*RUN, "map_of", "first", "fraction", "accuracy"),
     "reliability.csv": (*RUN, "bin", "low", "high", "count", "confidence", "accuracy"),
     "failures.csv": (*RUN, "stage", "error", "message"),
     "tests.csv": (

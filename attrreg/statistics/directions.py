@@ -34,7 +34,7 @@ _HIGHER_IS_BETTER = {
     "ratio_to_baseline": False,
     "peak_memory_mb": False,
 }
-# Families: an order, a map or a corruption follows.
+# Families: an order, a map, a corruption or a test set follows; the first beginning counts.
 _FAMILIES = {
     "occlusion-nll-": False,
     "occlusion-": True,
@@ -43,7 +43,17 @@ _FAMILIES = {
     "coverage-": True,
     "rank-accuracy-": True,
     "pointing-": True,
+    "accuracy-drop-": True,
+    "comprehensiveness-": True,
+    "sufficiency-": False,
+    "max-sensitivity-": False,
     "shift-": True,
+    "leak-": False,
+    "zero-shot-nll-": False,
+    "zero-shot-ece-": False,
+    "zero-shot-": True,
+    "auroc-": True,
+    "aupr-": True,
 }
 
 

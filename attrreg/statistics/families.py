@@ -29,6 +29,7 @@ def compare_all(
     floors: Mapping[str, float] | None = None,
     methods: Sequence[str] | None = None,
     failed: Collection[str] = (),
+    taking_part: Mapping[str, Collection[str]] | None = None,
 ) -> pd.DataFrame:
     """Make all comparisons of an experiment: its table of tests.
 
@@ -57,6 +58,9 @@ def compare_all(
     methods
         All methods of the experiment, in display order. One whose runs have all failed then still
         has its rows. By default those in the table, sorted.
+    taking_part
+        By metric the methods that can have it, for metrics that not all can. The others get no
+        rows, and no comparison has one of them for its reference.
 
     Returns
     -------
@@ -85,7 +89,11 @@ def compare_all(
     parts = [pd.DataFrame(columns=order).astype(COLUMNS | {"train_size": "str"})]
     for metric in metrics_list:
         slices = list(_slices(metrics, metric, failed, by_train_size))
-        for reference, members in families:
+        able = (taking_part or {}).get(metric, methods)
+        for reference, all_members in families:
+            members = [name for name in all_members if name in able]
+            if reference not in able or set(members) <= {reference}:
+                continue
             for size, rows, failed_here in slices:
                 part = compare(
                     rows,

@@ -16,11 +16,12 @@ Johnson, Kotz & Balakrishnan, Continuous univariate distributions, volume 2, 199
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from statistics import NormalDist
 
 from attrreg.statistics.choices import check_choice
-from attrreg.statistics.design import ALTERNATIVES
+from attrreg.statistics.design import ALTERNATIVES, clusters_needed
 
-__all__ = ["plan_power", "smallest_visible"]
+__all__ = ["clusters_to_see", "plan_power", "smallest_visible"]
 
 _NODES = 1000
 _HALVINGS = 45
@@ -72,6 +73,44 @@ def smallest_visible(
         return math.inf
     sides = 2 if alternative == "two-sided" else 1
     return deviation * _visible_effect(n_clusters, alpha / family / sides, power)
+
+
+def clusters_to_see(
+    difference: float,
+    deviation: float,
+    alpha: float = 0.05,
+    family: int = 1,
+    power: float = 0.8,
+) -> int:
+    """Return about how many clusters a two-sided paired t test needs to find a difference.
+
+    An approximation by the normal distribution, one cluster off at most for what plans ask (a
+    power of .8, families up to 20); never below `clusters_needed`.
+
+    Parameters
+    ----------
+    difference, deviation
+        The true difference, above 0, and the standard deviation of the paired differences between
+        clusters, in the same unit.
+    alpha, family, power
+        As in `smallest_visible`.
+
+    Raises
+    ------
+    ValueError
+        If an argument lies outside what is allowed.
+
+    References
+    ----------
+    Guenther, Sample size formulas for normal theory t tests, The American Statistician 35(4), 1981.
+    """
+    _check(1, deviation, alpha, family, power)
+    if not 0 < difference < math.inf:
+        raise ValueError(f"difference is {difference}: a finite number above 0 is allowed")
+    normal = NormalDist()
+    tail = normal.inv_cdf(1 - alpha / family / 2)
+    sizes = ((tail + normal.inv_cdf(power)) * deviation / difference) ** 2 + tail**2 / 2
+    return max(math.ceil(sizes), clusters_needed(alpha, family))
 
 
 def plan_power(

@@ -40,21 +40,26 @@ def _explained(name, biases=True):
 
 
 @pytest.fixture(scope="module")
-def network(request):
-    return _explained(request.param)
+def name(request):
+    """The name of an architecture; tests of one follow each other, so that it is built once."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def bare_network(request):
-    return _explained(request.param, biases=False)
+def network(name):
+    return _explained(name)
 
 
-def over(fixture, names):
-    return pytest.mark.parametrize(fixture, names, indirect=True)
+@pytest.fixture(scope="module")
+def bare_network(name):
+    return _explained(name, biases=False)
 
 
-def over_pairs(fixture):
-    return pytest.mark.parametrize((fixture, "rule"), PAIRS, indirect=[fixture])
+def over(names):
+    return pytest.mark.parametrize("name", names, indirect=True)
+
+
+over_pairs = pytest.mark.parametrize(("name", "rule"), PAIRS, indirect=["name"])
 
 
 def test_the_rules_that_conserve_are_these():
@@ -62,7 +67,7 @@ def test_the_rules_that_conserve_are_these():
     assert sorted(CONSERVING) == sorted([*names, "gamma", "alpha2-beta1", "z-box"])
 
 
-@over_pairs("network")
+@over_pairs
 def test_relevance_and_what_was_absorbed_add_up_to_the_networks_own_logit(network, rule):
     model, x, y, logit = network
     result = ledger(model, x, y, CONSERVING[rule])
@@ -73,14 +78,14 @@ def test_relevance_and_what_was_absorbed_add_up_to_the_networks_own_logit(networ
     assert (result.relevance.sum() + result.absorbed - logit).abs() <= 1e-10 * scale
 
 
-@over_pairs("bare_network")
+@over_pairs
 def test_without_anything_added_all_relevance_arrives(bare_network, rule):
     model, x, y, logit = bare_network
     small = replace(CONSERVING[rule], epsilon=CONSERVING[rule].epsilon and 1e-9)
     assert (relevance(model, x, y, small).sum() - logit).abs() <= 1e-6 * logit.abs()
 
 
-@over("network", NORM_FIRST)
+@over(NORM_FIRST)
 @pytest.mark.parametrize("rule", ["epsilon-plus-flat", "z-box"])
 def test_a_first_layer_behind_a_normalisation_is_refused_by_the_name_of_the_rule(network, rule):
     model, x, y, _ = network
@@ -88,7 +93,7 @@ def test_a_first_layer_behind_a_normalisation_is_refused_by_the_name_of_the_rule
         relevance(model, x, y, CONSERVING[rule])
 
 
-@over("network", ARCHITECTURES)
+@over(ARCHITECTURES)
 def test_lrp_0_is_gradient_times_input_with_gates_and_brackets_held(network, monkeypatch):
     model, x, y, logit = network
     leaf = x.clone().requires_grad_()
@@ -231,13 +236,13 @@ def _last_state(recurrent, x):
     return torch.cat(list(state[-2:] if recurrent.bidirectional else state[-1:]), 1)
 
 
-@over("network", WITHOUT_ATTENTION)
+@over(WITHOUT_ATTENTION)
 def test_attention_aware_is_epsilon_where_there_is_no_attention(network):
     model, x, y, _ = network
     assert torch.equal(relevance(model, x, y, "attention-aware"), relevance(model, x, y, "epsilon"))
 
 
-@over("bare_network", WITH_ATTENTION)
+@over(WITH_ATTENTION)
 def test_attention_aware_does_not_conserve_where_there_is_attention_and_says_so(bare_network):
     model, x, y, logit = bare_network
     assert not RULES["attention-aware"].conserves
@@ -248,7 +253,7 @@ def test_attention_aware_does_not_conserve_where_there_is_attention_and_says_so(
     assert (map_.sum() - logit).abs() > 1e-3 * logit.abs()
 
 
-@over("network", ARCHITECTURES)
+@over(ARCHITECTURES)
 def test_magnitudes_stay_those_of_the_gradient(network):
     """A residual sum counted twice gives a factor of 2 per block: 256 and more in these nets."""
     model, x, y, _ = network
@@ -268,10 +273,9 @@ def test_plus_adds_no_magnitude_in_convolutions_and_pooling(biases):
     assert relevance(model, x, y, "epsilon-plus").abs().sum() <= later * (1 + 1e-9)
 
 
-@over("network", FEW)
+@over(FEW)
 @pytest.mark.parametrize("rule", [*CONSERVING, "attention-aware"])
-def test_a_sample_has_the_same_map_alone_and_in_a_batch(network, rule, request):
-    name = request.node.callspec.params["network"]
+def test_a_sample_has_the_same_map_alone_and_in_a_batch(name, network, rule):
     rule = CONSERVING.get(rule, RULES[rule])
     if name in NORM_FIRST and rule.first:
         rule = replace(rule, first=None)
@@ -314,7 +318,7 @@ def _lively(model, x, y):
     next(model.parameters()).requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", [*FEW, "gru", "points"])
+@over([*FEW, "gru", "points"])
 def test_attribution_leaves_no_trace(name):
     model = make(name)
     x, y = inputs(name)
@@ -328,7 +332,7 @@ def test_attribution_leaves_no_trace(name):
     assert _differences(before, _trace(model, x)) == []
 
 
-@pytest.mark.parametrize("name", FEW)
+@over(FEW)
 def test_the_network_computes_bit_for_bit_what_it_did(name):
     model = make(name)
     x, y = inputs(name)
@@ -337,7 +341,7 @@ def test_the_network_computes_bit_for_bit_what_it_did(name):
     assert _bits(model(x)) == logits
 
 
-@pytest.mark.parametrize("name", FEW)
+@over(FEW)
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
 def test_an_error_or_interrupt_inside_the_network_leaves_no_trace(name, error):
     model = make(name)
@@ -362,7 +366,7 @@ def test_an_error_or_interrupt_inside_the_network_leaves_no_trace(name, error):
     )
 
 
-@pytest.mark.parametrize("name", ["cnn", "lstm", "encoder", "points", "mobilenetv3_small_100"])
+@over(["cnn", "lstm", "encoder", "points", "mobilenetv3_small_100"])
 def test_training_takes_the_same_course_with_attribution_in_between(name):
     weights = []
     for explained in (False, True):
@@ -386,7 +390,7 @@ def test_training_takes_the_same_course_with_attribution_in_between(name):
     assert weights[0] != untouched
 
 
-@pytest.mark.parametrize("name", ["cnn", "lstm", "encoder"])
+@over(["cnn", "lstm", "encoder"])
 def test_an_optimiser_step_between_two_calls_is_seen_by_the_second(name):
     model = make(name)
     x, y = inputs(name)
@@ -401,10 +405,9 @@ def test_an_optimiser_step_between_two_calls_is_seen_by_the_second(name):
     assert not torch.equal(second, first)
 
 
-@over("network", ARCHITECTURES)
+@over(ARCHITECTURES)
 @pytest.mark.parametrize("rule", ["lrp-0", "epsilon-plus"])
-def test_single_precision_gives_the_same_map(network, rule, request):
-    name = request.node.callspec.params["network"]
+def test_single_precision_gives_the_same_map(name, network, rule):
     found, expected = _in_both_precisions(name, network, CONSERVING[rule])
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] >= 0.999
     assert (found - expected).norm() <= 1e-4 * expected.norm()
@@ -413,10 +416,9 @@ def test_single_precision_gives_the_same_map(network, rule, request):
 OTHERS = ("epsilon", "epsilon-plus-flat", "gamma", "alpha2-beta1", "z-box")
 
 
-@over("network", [*FEW, "convnext_atto"])
+@over([*FEW, "convnext_atto"])
 @pytest.mark.parametrize("rule", OTHERS)
-def test_single_precision_gives_the_same_map_under_other_rules(network, rule, request):
-    name = request.node.callspec.params["network"]
+def test_single_precision_gives_the_same_map_under_other_rules(name, network, rule):
     if (name, rule) in PAIRS:
         found, expected = _in_both_precisions(name, network, CONSERVING[rule])
         assert (found - expected).norm() <= 1e-3 * expected.norm()
@@ -429,7 +431,7 @@ def _in_both_precisions(name, network, rule):
     return found.double(), relevance(model, x, y, rule)
 
 
-@pytest.mark.parametrize("name", [*FEW, "convnext_atto", "gru"])
+@over([*FEW, "convnext_atto", "gru"])
 @pytest.mark.parametrize("rule", ["lrp-0", "epsilon-plus"])
 def test_autocast_changes_nothing(name, rule):
     model = make(name, dtype=torch.float32)

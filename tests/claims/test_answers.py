@@ -304,7 +304,7 @@ def test_no_claims_and_no_results_are_no_error():
 
 def test_tables_and_facts_that_do_not_belong_together_are_refused():
     metrics = table({"baseline": 0, "challenger": 0}, dataset="mnist")
-    with pytest.raises(ValueError, match=r"test_sizes lacks mnist.*known are digits"):
+    with pytest.raises(ValueError, match=r"has mnist, of which no test sizes.*those of digits"):
         answer([claim()], metrics, FACTS)
     with pytest.raises(ValueError, match=r"lacks the columns \['seed'\]"):
         answer([claim()], metrics.drop(columns="seed"), FACTS)

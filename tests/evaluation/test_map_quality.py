@@ -14,6 +14,8 @@ from attrreg.attribution.parts import LRP, Gradient, GradientTimesInput
 from attrreg.evaluation.map_quality import gini, gradient_cosine, hoyer, max_sensitivity
 from attrreg.state import State
 
+NO_STATE = State()
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -24,6 +26,11 @@ def lorenz(values):
     sizes = np.sort(np.abs(values))
     curve = np.concatenate([[0], np.cumsum(sizes) / sizes.sum()])
     return 1 - 2 * np.trapezoid(curve, dx=1 / len(sizes))
+
+
+def of(part, model, y, state=NO_STATE):
+    """Return the maps of a part as a function of the inputs alone."""
+    return lambda x: part(model, x, y, state)
 
 
 def test_sparseness_is_that_of_its_definitions():
@@ -78,7 +85,7 @@ def test_sensitivity_is_that_of_captum(make_model, make_batch):
     expected = captum.metrics.sensitivity_max(
         explain, x, perturb, perturb_radius=0.1, n_perturb_samples=3, target=y
     )
-    found = max_sensitivity(Gradient(), model, x, y, 0.1, 3, generator=generator(7), batch_size=3)
+    found = max_sensitivity(of(Gradient(), model, y), x, 0.1, 3, generator=generator(7))
     torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=1e-9)
 
 
@@ -86,21 +93,21 @@ def test_the_gradient_of_a_linear_model_is_not_sensitive_and_its_product_is():
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)).double()
     x = torch.randn((5, 2, 2, 2), generator=generator(), dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0, 1])
-    assert max_sensitivity(Gradient(), model, x, y, 0.5).tolist() == pytest.approx([0] * 5)
+    assert max_sensitivity(of(Gradient(), model, y), x, 0.5).tolist() == pytest.approx([0] * 5)
     few, many = (
-        max_sensitivity(GradientTimesInput(), model, x, y, 0.5, draws) for draws in (1, 20)
+        max_sensitivity(of(GradientTimesInput(), model, y), x, 0.5, draws) for draws in (1, 20)
     )
     assert (few > 0).all()
     assert (many >= few).all()
     assert (many > few).any()
-    doubled = max_sensitivity(GradientTimesInput(), model, x, y, 1.0, 20)
+    doubled = max_sensitivity(of(GradientTimesInput(), model, y), x, 1.0, 20)
     torch.testing.assert_close(doubled, 2 * many)
 
 
 def test_the_sensitivity_of_a_map_of_zeros_is_not_defined():
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
     x = torch.zeros(2, 2, 2, 2)
-    found = max_sensitivity(GradientTimesInput(), model, x, torch.tensor([0, 1]), 0.1)
+    found = max_sensitivity(of(GradientTimesInput(), model, torch.tensor([0, 1])), x, 0.1)
     assert found.isnan().all()
 
 
@@ -108,7 +115,7 @@ def test_the_state_reaches_the_part_and_the_model_is_left_as_it_was(make_model, 
     model, (x, y) = make_model("small").train(), make_batch("small")
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     state = State(bounds=((-5.0, -5.0), (5.0, 5.0)))
-    found = max_sensitivity(LRP(rule="z-box"), model, x, y, 0.1, 2, state=state)
+    found = max_sensitivity(of(LRP(rule="z-box"), model, y, state), x, 0.1, 2)
     gradient_cosine(model, x, y)
     assert found.isfinite().all()
     assert all(module.training for module in model.modules())
@@ -120,9 +127,9 @@ def test_the_state_reaches_the_part_and_the_model_is_left_as_it_was(make_model, 
 def test_a_wrong_radius_is_named(radius):
     x, y = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"radius is .*: a finite number > 0"):
-        max_sensitivity(Gradient(), nn.Identity(), x, y, radius)
+        max_sensitivity(of(Gradient(), nn.Identity(), y), x, radius)
     with pytest.raises(ValueError, match="draws is 0"):
-        max_sensitivity(Gradient(), nn.Identity(), x, y, 0.1, 0)
+        max_sensitivity(of(Gradient(), nn.Identity(), y), x, 0.1, 0)
 
 
 def test_the_cosine_is_that_of_both_maps(make_model, make_batch):

@@ -14,11 +14,11 @@ from attrreg.data.sources import read_pool
 from attrreg.data.subsets import draw_subsets
 from attrreg.evaluation import calibration
 from attrreg.evaluation.localization import mass
+from attrreg.evaluation.map_measures import localized
 from attrreg.evaluation.measures import (
     MEASURES,
     calibrated,
     diversity,
-    localized,
     margin,
     occluded,
     predicted,
@@ -366,7 +366,8 @@ class TestSample:
 def test_no_measure_changes_the_model_or_its_mode(tmp_path, monkeypatch):
     shrink(monkeypatch)
     prepare(tmp_path, "shapes")
-    [run, *_] = planned({"grid.datasets": ["shapes"]}).runs
+    runs = planned({"grid.datasets": ["shapes"]}).runs
+    run = next(run for run in runs if run.composition.perturbation)
     draw_subsets(tmp_path, "shapes", 0, read_pool(tmp_path, "shapes").images.y)
     models = [build_model(run, CPU).train() for _ in range(2)]
     before = copy.deepcopy(models[0].state_dict())

@@ -234,9 +234,9 @@ class TestHarm:
 
     @pytest.mark.parametrize("how", ["NaN", "of another model", "cut short"])
     def test_siblings_go_on(self, copied, data, how):
-        harmed, *others = PLAN.runs
+        harmed, *others = PLAN.runs[:3]
         self.harmed(copied, harmed, how)
-        outcomes = evaluate_shard(PLAN.runs, copied, data, SETTINGS, CPU)
+        outcomes = evaluate_shard(PLAN.runs[:3], copied, data, SETTINGS, CPU)
         assert outcomes == {harmed: "failed"} | dict.fromkeys(others, "made")
         record = read_record(scores(copied, harmed))
         assert record["status"] == "failed"

@@ -32,6 +32,7 @@ MAPS = [
     for fill in ("blur", "mean")
     for first in ("most", "least")
 ]
+SALIENCIES = {"gradient": 2.1, "smoothgrad-squared": 2.6, "random": 1.4}
 METRICS = (
     *("accuracy", "nll", "nll-scaled", "brier", "ece-debiased", "ece"),
     *("occlusion-random-pixels", "occlusion-random-block", "occlusion-most-relevant-first"),
@@ -58,7 +59,7 @@ def make_tables(
     lost = [run for run in runs if run[2:] in failed]
     done = [run for run in runs if run not in lost]
     place = {method.name: number for number, method in enumerate(methods)}
-    metrics, curves, bins, maps = [], [], [], []
+    metrics, curves, bins, maps, drops, cross = [], [], [], [], [], []
     for run in done:
         _, _, name, size, seed = run
         skill = 0.97 - 1.9 / numpy.sqrt(size) * (1 - 0.12 * numpy.sin(place[name] + 1))
@@ -86,6 +87,17 @@ def make_tables(
                 (*run, explained, fill, first, f, a)
                 for f, a in zip(fractions, accuracy, strict=True)
             ]
+        few = fractions[::3]
+        for saliency, speed in SALIENCIES.items():
+            accuracy = 0.1 + (skill - 0.1) * numpy.exp(-speed * (1 + 0.1 * place[name]) * few)
+            drops += [(*run, saliency, f, a) for f, a in zip(few, accuracy, strict=True)]
+        for other in [each for each in methods if (*run[:2], each.name, size, seed) in done]:
+            for first, sign in (("most", 1), ("least", -1)):
+                speed = (1.4 + 0.1 * place[name]) * (1 + sign * (0.3 + 0.05 * place[other.name]))
+                accuracy = 0.1 + (skill - 0.1) * numpy.exp(-speed * few)
+                cross += [
+                    (*run, other.name, first, f, a) for f, a in zip(few, accuracy, strict=True)
+                ]
         metrics += [
             (*run, "accuracy", skill),
             (*run, "ece", ece),
@@ -103,6 +115,10 @@ def make_tables(
         ),
         "faithfulness.csv": pandas.DataFrame(
             maps, columns=[*RUN, "map", "fill", "first", "fraction", "accuracy"]
+        ),
+        "accuracy_drop.csv": pandas.DataFrame(drops, columns=[*RUN, "map", "fraction", "accuracy"]),
+        "cross.csv": pandas.DataFrame(
+            cross, columns=[*RUN, "map_of", "first", "fraction", "accuracy"]
         ),
         "reliability.csv": reliability[[*RUN, *_BINS]],
         "failures.csv": pandas.DataFrame(failures, columns=[*RUN, "stage", "error", "message"]),

@@ -129,3 +129,26 @@ def test_unknown_names(metrics):
         compare_all(metrics, ["baseline"], METRICS, [("reldrop-block", "reldrop-block/swaped")])
     with pytest.raises(ValueError, match=r"unknown metric 'nl'.*'nll'\?"):
         compare_all(metrics, ["baseline"], ["nl"])
+
+
+def test_methods_that_cannot_have_a_metric_are_left_out_of_it_and_of_nothing_else(metrics):
+    able = ["baseline", "reldrop-block", "reldrop-block/swapped"]
+    rest = metrics[(metrics.metric == "accuracy") | metrics.method.isin(able)]
+    references = ["baseline", "random-erasing"]
+    result = compare_all(rest, references, METRICS, CONTROLS, taking_part={"nll": able})
+    whole = compare_all(metrics, references, METRICS, CONTROLS)
+    of_all = whole[whole.metric == "accuracy"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(result[result.metric == "accuracy"], of_all)
+    found = result[result.metric == "nll"]
+    assert set(found.reference) == {"baseline", "reldrop-block/swapped"}
+    assert set(found.method) == {"reldrop-block", "reldrop-block/swapped"}
+    assert (found.n_missing == 0).all()
+    # the family is smaller by the method that cannot have it
+    alone = compare_all(rest[rest.method.isin(able)], ["baseline"], ["nll"], methods=able)
+    ours = found[found.reference == "baseline"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, alone)
+
+
+def test_a_metric_that_only_one_method_can_have_is_not_compared(metrics):
+    result = compare_all(metrics, ["baseline"], METRICS, taking_part={"nll": ["baseline"]})
+    assert set(result.metric) == {"accuracy"}

@@ -6,8 +6,9 @@ import pytest
 from scipy import special
 from statsmodels.stats.power import TTestPower
 
-from attrreg.statistics import plan_power, smallest_visible
+from attrreg.statistics import clusters_needed, plan_power, smallest_visible
 from attrreg.statistics.intervals import clusters_for_power, t_test_p
+from attrreg.statistics.power import clusters_to_see
 
 
 @pytest.mark.parametrize("family", [1, 4, 20])
@@ -39,6 +40,20 @@ def test_such_a_difference_is_found_in_four_of_five_experiments():
 def test_agrees_with_the_number_of_clusters_for_an_effect(effect):
     needed = int(clusters_for_power(effect, 0.05))
     assert smallest_visible(needed, 1.0) <= effect < smallest_visible(needed - 1, 1.0)
+
+
+@pytest.mark.parametrize("family", [1, 5, 20])
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0, 2.0, 4.0])
+def test_the_clusters_of_a_plan_are_those_of_the_noncentral_t_but_for_one(ratio, family):
+    exact = clusters_for_power(ratio, 0.05 / family)
+    found = clusters_to_see(3 * ratio, 3.0, 0.05, family)
+    assert found >= clusters_needed(0.05, family)
+    assert abs(found - max(exact, clusters_needed(0.05, family))) <= 1
+
+
+def test_a_difference_of_nothing_cannot_be_planned_for():
+    with pytest.raises(ValueError, match="difference is 0"):
+        clusters_to_see(0, 1.0)
 
 
 def test_more_clusters_see_more_and_larger_families_less():

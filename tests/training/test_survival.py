@@ -1,5 +1,6 @@
 """A training that is killed and taken up again ends as if nothing had happened, bit for bit."""
 
+import functools
 import json
 import logging
 import multiprocessing
@@ -74,6 +75,19 @@ def outcome(folder, run):
     return load_file(place / "weights.safetensors"), (place / "history.csv").read_text()
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Return a function from a run to its outcome when nothing interrupts it."""
+
+    @functools.cache
+    def trained(run):
+        folder = tmp_path_factory.mktemp("whole")
+        train_shard([run], folder, data, CPU)
+        return outcome(folder, run)
+
+    return trained
+
+
 def assert_same(found, expected):
     assert found[1] == expected[1]
     assert found[0].keys() == expected[0].keys()
@@ -104,9 +118,8 @@ def killed_at(folder, data, run, step):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_killed_at_random_moments_it_ends_bit_equal(family, data, tmp_path):
+def test_killed_at_random_moments_it_ends_bit_equal(family, data, whole, tmp_path):
     run = run_of(family)
-    train_shard([run], tmp_path / "whole", data, CPU)
     moments = sorted(random.Random(family).sample(range(2, STEPS - 2), 4))
     for moment in moments:
         killed_at(tmp_path / "killed", data, run, moment)
@@ -114,13 +127,12 @@ def test_killed_at_random_moments_it_ends_bit_equal(family, data, tmp_path):
     train_shard([run], tmp_path / "killed", data, CPU)
     record = read_record(tmp_path / "killed" / "runs" / run.path)
     assert moments[-1] - 1 <= record["resumed_at"] < STEPS  # killed while storing, perhaps
-    assert_same(outcome(tmp_path / "killed", run), outcome(tmp_path / "whole", run))
+    assert_same(outcome(tmp_path / "killed", run), whole(run))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_signal_stores_and_leaves(name, data, tmp_path):
+def test_a_signal_stores_and_leaves(name, data, whole, tmp_path):
     run = run_of("challenger")
-    train_shard([run], tmp_path / "whole", data, CPU)
 
     def report(run, step, steps):
         if step == 7:
@@ -133,7 +145,7 @@ def test_a_signal_stores_and_leaves(name, data, tmp_path):
     assert read_record(tmp_path / "asked" / "runs" / run.path) is None
     train_shard([run], tmp_path / "asked", data, CPU)
     assert read_record(tmp_path / "asked" / "runs" / run.path)["resumed_at"] == 7
-    assert_same(outcome(tmp_path / "asked", run), outcome(tmp_path / "whole", run))
+    assert_same(outcome(tmp_path / "asked", run), whole(run))
 
 
 def test_a_second_signal_does_what_it_always_does():
@@ -174,9 +186,8 @@ def left_behind(folder, data, run, step=5):
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "text", "other run", "no facts", "fewer"])
-def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(harm, data, tmp_path, caplog):
+def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(harm, data, whole, tmp_path, caplog):
     run = run_of("challenger")
-    train_shard([run], tmp_path / "whole", data, CPU)
     path = left_behind(tmp_path / "harmed", data, run)
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-100])
@@ -200,7 +211,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(harm, data, tmp_pat
     assert f"{path} is no checkpoint of this training" in caplog.text
     assert "starts anew" in caplog.text
     assert read_record(tmp_path / "harmed" / "runs" / run.path)["resumed_at"] == 0
-    assert_same(outcome(tmp_path / "harmed", run), outcome(tmp_path / "whole", run))
+    assert_same(outcome(tmp_path / "harmed", run), whole(run))
 
 
 def test_nothing_in_a_checkpoint_is_executed(data, tmp_path):

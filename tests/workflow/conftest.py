@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("attrreg", "workflow", "profiles", "configs", "Snakefile", "environment.yml")
@@ -22,7 +23,7 @@ grid:
   seeds: [0, 1]
 recipe: {steps: 12, batch_size: 16}
 evaluation: {fractions: [0.0, 0.4, 0.8], gallery: 2, measures: [training, margin]}
-figures: [accuracy-by-train-size, reliability, occlusion, gallery]
+figures: [accuracy-by-train-size]
 execution: {device: cpu, shard_seconds: 0.3}
 """
 
@@ -103,6 +104,16 @@ class Project:
             if path.stem != "cost"
         }
 
+    def has_figure(self, name: str) -> bool:
+        """Whether a figure exists in three formats."""
+        starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
+        files = {kind: self.folder / "figures" / f"{name}.{kind}" for kind in starts}
+        contents = {kind: file.read_bytes() for kind, file in files.items() if file.exists()}
+        return contents.keys() == starts.keys() and all(
+            content.startswith(starts[kind]) and len(content) > 2000
+            for kind, content in contents.items()
+        )
+
     def run_times(self) -> dict[str, int]:
         """When each run came into place."""
         runs = sorted((self.folder / "runs").glob("*/*/*/*/s*/run.json"))
@@ -119,29 +130,40 @@ class Project:
         return Project(root)
 
 
+def make_project(root: Path) -> Project:
+    """Copy the code into an empty folder, and write the experiment beside it."""
+    for part in PARTS:
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, root / part)
+    project = Project(root)
+    project.config.write_text(EXPERIMENT)
+    return project
+
+
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
     """Make projects in which nothing has run."""
-
-    def make() -> Project:
-        root = tmp_path_factory.mktemp("project")
-        for part in PARTS:
-            source = ROOT / part
-            copy = shutil.copytree if source.is_dir() else shutil.copy2
-            copy(source, root / part)
-        project = Project(root)
-        project.config.write_text(EXPERIMENT)
-        return project
-
-    return make
+    return lambda: make_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
-def finished(blank: Callable[[], Project]) -> Project:
-    """A project whose experiment has run without interruption; not to be changed."""
-    project = blank()
-    answer = project.launch()
-    assert answer.returncode == 0, answer.stdout
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose experiment has run without interruption; not to be changed.
+
+    It runs once for all processes of the tests: the others wait, and take what the first one made.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    project = Project(shared / "finished")
+    with FileLock(shared / "finished.lock"):
+        if not (shared / "finished.txt").exists():
+            shutil.rmtree(project.root, ignore_errors=True)
+            project.root.mkdir()
+            answer = make_project(project.root).launch()
+            assert answer.returncode == 0, answer.stdout
+            (shared / "finished.txt").touch()
     return project
 
 

@@ -11,6 +11,7 @@ WRONG = """\
       perturbation: {name: replace-lowest, fill: noise}
       objective: {name: consistency, weight: 1.0e+38}
 """
+FIGURES = ("accuracy-by-train-size", "reliability", "occlusion", "gallery")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def failed(blank):
         "[baseline, reldrop-block, reldrop-block/swapped]",
         f"\n    - baseline\n    - random-erasing\n{WRONG}".rstrip(),
     )
+    project.edit("configs/tiny.yaml", "[accuracy-by-train-size]", f"[{', '.join(FIGURES)}]")
     return project, project.launch()
 
 
@@ -67,14 +69,22 @@ def test_the_record_holds_the_traceback(failed):
 
 def test_figures_show_the_gap(failed):
     project, _ = failed
-    for figure in ("accuracy-by-train-size", "reliability", "occlusion", "gallery"):
+    for figure in FIGURES:
         text = (project.folder / "figures" / f"{figure}.svg").read_text()
         assert "exploding" in text
         assert "fail" in text
 
 
-def test_nothing_is_tried_again_unless_asked(failed):
+def test_every_figure_exists_in_three_formats_and_in_the_report(failed):
     project, _ = failed
+    assert all(map(project.has_figure, FIGURES))
+    report = (project.folder / "report.html").read_text()
+    assert all(figure in report for figure in FIGURES)
+
+
+def test_nothing_is_tried_again_unless_asked(failed, tmp_path):
+    project = failed[0].copy(tmp_path / "project")
+    project.edit("configs/tiny.yaml", f"[{', '.join(FIGURES)}]", "[accuracy-by-train-size]")
     before = project.run_times()
     again = project.launch()
     assert again.returncode == 3

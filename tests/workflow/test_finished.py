@@ -58,12 +58,9 @@ def test_guided_blocks_and_their_control_erase_the_same_area(finished):
 
 
 def test_every_figure_exists_in_three_formats(finished):
-    starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
-    for figure in read_experiment(finished.config).drawn_figures():
-        for kind, start in starts.items():
-            content = (finished.folder / "figures" / f"{figure}.{kind}").read_bytes()
-            assert content.startswith(start)
-            assert len(content) > 2000
+    figures = read_experiment(finished.config).drawn_figures()
+    assert figures
+    assert all(map(finished.has_figure, figures))
 
 
 def test_the_report_is_one_file_that_needs_no_network(finished):

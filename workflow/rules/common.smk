@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from attrreg import catalogue
 from attrreg.config import ConfigError, read_experiment
+from attrreg.other_sets import sets_beside
 from attrreg.plan import (
     evaluated_after,
     evaluation_digest,
@@ -35,12 +36,13 @@ config["methods"] = "\n".join(
     f"* {catalogue.label(name)}" for name in PLAN.experiment.compositions()
 )
 config["tuning"] = quoted(PLAN.experiment)
-DATASETS = {each.key: each for each in PLAN.experiment.datasets().values()}
+DATASETS = {each.key: each for each in PLAN.experiment.prepared()}
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
 TABLES = [
     *("metrics", "cost", "curves", "reliability", "history", "failures"),
-    *("classes", "localization", "faithfulness", "shift"),
+    *("classes", "localization", "faithfulness", "accuracy_drop", "erasure", "cross"),
+    *("shift", "leak", "zero_shot"),
 ]
 
 
@@ -51,3 +53,14 @@ def subsets_of_shard(wildcards):
     return sorted(
         DATA / key / f"subsets/{law}/s{seed}.json" for key, law, seed in places
     )
+
+
+def sets_of_shard(wildcards):
+    """Return the descriptions of the test sets that a shard is evaluated on, too."""
+    sources = {run.source.key: run.source for run in SHARDS[wildcards.shard].runs}
+    sets = [
+        each.variant.key
+        for source in sources.values()
+        for each in sets_beside(PLAN.experiment.evaluation, source)
+    ]
+    return [DATA / key / "dataset.json" for key in sets]

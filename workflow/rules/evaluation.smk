@@ -4,6 +4,7 @@ rule evaluate_shard:
             FOLDER / f"stamps/train_shard/{name}.txt"
             for name in evaluated_after(PLAN, SHARDS[wildcards.shard])
         ],
+        sets_of_shard,
     output:
         FOLDER / "stamps/evaluate_shard/{shard}.txt",
     log:

@@ -68,7 +68,13 @@ rule answer_claims:
         "../../environment.yml"
     params:
         digest=source_digest("attrreg.claims.answering", "attrreg.claims.writing"),
-        settings=digest([PLAN.experiment.claims, PLAN.experiment.statistics.alpha]),
+        settings=digest(
+            [
+                PLAN.experiment.claims,
+                PLAN.experiment.statistics.alpha,
+                PLAN.experiment.statistics.least,
+            ]
+        ),
         claims=CLAIMS,
         experiment=EXPERIMENT,
         results=RESULTS,
