@@ -76,7 +76,7 @@ class Run:
     def path(self) -> Path:
         """Where it lies below ``runs`` and ``scores``."""
         names = (path_name(name) for name in (self.dataset, self.model, self.method))
-        fold = "" if self.fold is None else f"-fold{self.fold}"
+        fold = "" if self.fold is None else f".fold{self.fold}"
         return Path(*names, f"n{self.train_size}", f"s{self.seed}{fold}")
 
     @property

@@ -223,11 +223,12 @@ class Experiment(Strict):
             for dataset, variant, size in cells:
                 kept, classes = recipe.selection.kept(size), variant.entry.classes
                 folds = recipe.selection.folds
-                if folds is not None and size - len(recipe.selection.fold(size, 0)) < classes:
+                if folds is not None and size < max(folds, 2 * classes):
                     raise ValueError(
-                        f"method {name!r}: recipe.selection leaves out one of {folds} folds, and "
-                        f"of {size} training samples fewer remain than {dataset!r} has classes, "
-                        f"{classes}: give larger train_sizes, more folds, or a share held_back"
+                        f"method {name!r}: recipe.selection leaves out one of {folds} folds at a "
+                        f"time, which takes a sample per fold and two of each of the {classes} "
+                        f"classes of {dataset!r}; found train_sizes {size}: give at least "
+                        f"{max(folds, 2 * classes)}, or a share held_back"
                     )
                 if kept < classes:
                     raise ValueError(

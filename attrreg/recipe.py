@@ -1,6 +1,8 @@
 """How a model is trained, apart from the method: the typed recipe."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -109,14 +111,21 @@ class Selection(Strict):
             )
         return self
 
-    def fold(self, train_size: int, number: int) -> range:
-        """Return the places of the samples that a model of the cross-fitting does not see."""
-        if self.folds is None or train_size < self.folds:
+    def fold(self, labels: Sequence[int], number: int) -> list[int]:
+        """Return the places of the samples that a model of the cross-fitting does not see.
+
+        Every class is spread over the folds, so that no model is read on a class that it has never
+        seen; a sample that is alone in its class is never left out.
+        """
+        counts = Counter(labels)
+        places = [place for place, label in enumerate(labels) if counts[label] > 1]
+        left_out = sorted(places, key=labels.__getitem__)[number :: self.folds]
+        if not left_out:
             raise ValueError(
-                f"cross-fitting has {self.folds} folds, found {train_size} training samples: give "
-                "at least one sample per fold"
+                f"cross-fitting has {self.folds} folds, found {len(places)} training samples that "
+                "are not alone in their class: give at least one such sample per fold"
             )
-        return range(number, train_size, self.folds)
+        return sorted(left_out)
 
     def kept(self, train_size: int) -> int:
         """Return how many of the samples are trained on."""
@@ -165,7 +174,7 @@ class Recipe(Strict):
         """Return the number of steps of a run and of the models of its cross-fitting."""
         size, steps = train_size, self.run_steps(train_size)
         for number in range(self.selection.folds or 0):
-            steps += self.total_steps(size - len(self.selection.fold(size, number)))
+            steps += self.total_steps(size - len(range(number, size, self.selection.folds or 1)))
         return steps
 
     def total_steps(self, train_size: int) -> int:

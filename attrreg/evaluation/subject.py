@@ -208,9 +208,9 @@ class Subject:
         """
         trained_on, held_back = self.trained_on
         if self.folds:
-            selection, size = self.run.recipe.selection, len(trained_on)
+            selection, labels = self.run.recipe.selection, trained_on.y.tolist()
             seen = [
-                trained_on.batch(torch.tensor(selection.fold(size, number)))
+                trained_on.batch(torch.tensor(selection.fold(labels, number)))
                 for number in range(len(self.folds))
             ]
             logits = [predict(fold, x) for fold, (x, _) in zip(self.folds, seen, strict=True)]

@@ -116,6 +116,8 @@ def train_shard(
                 work = _Work(part, pool, subset, results, device, execution)
                 told = _as_part(report, run, number, len(parts))
                 outcomes[run] = work.record(retry_failed, told, asked_to_stop)
+                if part is not run and outcomes[run].startswith("failed"):
+                    log.warning("%s failed, so its run cannot be evaluated", part.name)
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
     return outcomes
@@ -280,7 +282,12 @@ class _Work:
         """Return the recipe, its length measured where the run asks for that."""
         if self.run.matched is None:
             return self.run.recipe
-        steps = round(budget["ratio"] * self.run.matched[1].run_steps(self.run.train_size))
+        size, other = self.run.train_size, self.run.matched[1]
+        if self.run.fold is not None:
+            left_out = self.run.recipe.selection.fold(self.subset.labels.tolist(), self.run.fold)
+            steps = round(budget["ratio"] * other.total_steps(size - len(left_out)))
+        else:
+            steps = round(budget["ratio"] * other.run_steps(size))
         return self.run.recipe.model_copy(update={"steps": max(1, steps), "epochs": None})
 
     def prepared(self, composition: Composition, recipe: Recipe) -> Training:
@@ -316,7 +323,7 @@ def parts_of(run: Run, whole: TrainingSet) -> tuple[TrainingSet, TrainingSet | N
     """Return the samples that a run is trained on, and those of its label budget that it is not."""
     selection = run.recipe.selection
     if run.fold is not None:
-        return whole.without(selection.fold(len(whole), run.fold))
+        return whole.without(selection.fold(whole.y.tolist(), run.fold))
     kept = selection.kept(len(whole))
     return whole.split(kept) if kept < len(whole) else (whole, None)
 

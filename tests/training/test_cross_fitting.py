@@ -35,7 +35,6 @@ from attrreg.training import runs as training_runs
 from attrreg.training.runs import prepare, train_shard
 
 SIZE, FOLDS, STEPS = 42, 4, 16  # folds of 11, 11, 10 and 10 samples
-PLACES = [set(range(number, SIZE, FOLDS)) for number in range(FOLDS)]
 LITTLE = Evaluation(
     orders=("random-pixels", "most-relevant-first"),
     fractions=(0.0, 0.5),
@@ -87,11 +86,22 @@ def made(request, tmp_path_factory, data):
     return pair[0], places, by_hand(pair[1], data)
 
 
+def numbered(labels, folds):
+    """Return the fold of every sample, dealt out class by class; -1 for one alone in its class."""
+    numbers, dealt = np.full(len(labels), -1), 0
+    for label in sorted(set(labels.tolist())):
+        own = np.flatnonzero(labels == label)
+        if len(own) > 1:
+            numbers[own] = (dealt + np.arange(len(own))) % folds
+            dealt += len(own)
+    return numbers
+
+
 def by_hand(plain, data):
     """Train the plain run on what is left of its samples, fold by fold; weights, logits, labels."""
     pool = read_pool(data, plain.source)
     subset = read_subset(data, plain.source, plain.seed, SIZE, pool.images.y)
-    number = np.arange(SIZE) % FOLDS
+    number = numbered(subset.labels, FOLDS)
     weights, logits, labels = [], [], []
     for fold in range(FOLDS):
         rest = Subset(*(each[number != fold] for each in subset))
@@ -198,6 +208,8 @@ class TestFolds:
         }
         assert len(by_image) == SIZE
         *folds, whole = trained_on(monkeypatch, run, tmp_path, data)
+        number = numbered(subset.labels, FOLDS)
+        expected = [set(np.flatnonzero(number == fold).tolist()) for fold in range(FOLDS)]
         missed = []
         for steps in (*folds, whole):
             places = set()
@@ -206,9 +218,11 @@ class TestFolds:
                 found = [by_image[each.tobytes()] for each in pixels]
                 assert np.array_equal(y.numpy(), subset.labels[found])
                 places.update(found)
-                assert state.size == SIZE - (len(PLACES[len(missed)]) if steps is not whole else 0)
+                left_out = len(expected[len(missed)]) if steps is not whole else 0
+                assert state.size == SIZE - left_out
             missed.append(set(range(SIZE)) - places)
-        assert missed == [*PLACES, set()]
+        assert missed == [*expected, set()]
+        assert set.union(*missed) == set(range(SIZE))
 
     def test_nothing_of_other_splits_is_there_to_be_seen(self, data, tmp_path):
         bare = shutil.copytree(data, tmp_path / "data")
@@ -232,25 +246,35 @@ class TestFolds:
         assert len(np.unique(pool.region[subset.indices], axis=0)) > 1
         *folds, _ = trained_on(monkeypatch, run, tmp_path, tmp_path)
         for fold, steps in enumerate(folds):
-            rest = subset.indices[np.arange(17) % 2 != fold]
+            rest = subset.indices[numbered(subset.labels, 2) != fold]
             for state, _, y in steps:
                 chosen = rest[state.indices.numpy()]
                 assert np.array_equal(state.region.bool().numpy(), pool.region[chosen])
                 assert np.array_equal(y.numpy(), pool.y[chosen])
 
-    @given(st.integers(2, 20), st.integers(0, 300))
-    def test_folds_share_the_samples_out_as_evenly_as_can_be(self, folds, more):
-        size, selection = folds + more, Selection(folds=folds)
-        shares = [selection.fold(size, number) for number in range(folds)]
-        assert sorted(each for share in shares for each in share) == list(range(size))
+    @given(st.integers(2, 20), st.lists(st.integers(0, 9), min_size=40, max_size=120))
+    def test_folds_share_the_samples_out_and_no_class_is_left_out_whole(self, folds, labels):
+        shares = [Selection(folds=folds).fold(labels, number) for number in range(folds)]
+        dealt = sorted(each for share in shares for each in share)
+        assert dealt == [at for at, label in enumerate(labels) if labels.count(label) > 1]
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert selection.kept(size) == size
+        for share in shares:
+            rest = {label for at, label in enumerate(labels) if at not in share}
+            assert rest == set(labels)
+
+    def test_places_are_those_dealt_out_by_hand(self):
+        labels = np.random.default_rng(0).integers(0, 12, 40)
+        labels[7] = 99
+        number = numbered(labels, 3)
+        for fold in range(3):
+            found = Selection(folds=3).fold(labels.tolist(), fold)
+            assert found == np.flatnonzero(number == fold).tolist()
 
     @given(st.integers(2, 20), st.data())
     def test_more_folds_than_samples_are_refused(self, folds, drawn):
-        size = drawn.draw(st.integers(1, folds - 1))
+        size = drawn.draw(st.integers(0, folds - 1).filter(lambda each: each != 1))
         with pytest.raises(ValueError, match=f"{folds} folds, found {size} training samples"):
-            Selection(folds=folds).fold(size, 0)
+            Selection(folds=folds).fold([0] * size, folds - 1)
 
 
 class TestTemperature:
@@ -501,11 +525,11 @@ WRONG = {
     "half a fold": ({"recipe.selection": {"folds": 2.5}}, ["recipe.selection.folds", "2.5"]),
     "more folds than samples": (
         {"recipe.selection": {"folds": 20}, "grid.train_sizes": [10]},
-        ["20 folds", "10 training samples"],
+        ["20 folds", "train_sizes 10", "at least 20"],
     ),
     "too few samples for the classes": (
         {"recipe.selection": {"folds": 4}, "grid.train_sizes": [13, 100]},
-        ["recipe.selection", "4 folds", "13 training samples", "'digits'", "10", "train_sizes"],
+        ["recipe.selection", "4 folds", "'digits'", "10 classes", "train_sizes 13", "at least 20"],
     ),
 }
 
@@ -521,6 +545,21 @@ def test_what_cannot_be_cross_fitted_is_refused_in_a_line(name, tmp_path):
         assert words in message, message
 
 
-@pytest.mark.parametrize(("size", "folds"), [(12, 6), (14, 4), (20, 2), (20, 20)])
-def test_what_leaves_as_many_samples_as_classes_is_allowed(size, folds):
-    assert len(run_of(folds, size=size).folds) == folds
+@pytest.mark.parametrize("folds", [2, 5, 20])
+def test_two_samples_per_class_are_enough(folds):
+    assert len(run_of(folds, size=20).folds) == folds
+
+
+def test_models_of_a_matched_length_train_for_what_a_fold_of_the_other_would_cost(data, tmp_path):
+    matched = {"name": "as-long", "preset": "baseline", "budget": {"matched": "sgt"}}
+    recipe = {"epochs": 2, "batch_size": 8, "selection": {"folds": FOLDS}}
+    changes = {"grid.methods": ["baseline", "sgt", matched], "recipe": recipe}
+    run = next(
+        each
+        for each in planned({"grid.train_sizes": [SIZE]} | changes).runs
+        if each.method == "as-long"
+    )
+    train_shard([run], tmp_path, data, CPU)
+    ratio = record(tmp_path, run)["budget"]["ratio"]
+    steps = [record(tmp_path, each)["steps"] for each in (*run.folds, run)]
+    assert steps == [round(ratio * each) for each in (8, 8, 8, 8, 11)]
