@@ -99,13 +99,21 @@ class Run:
                 "train_size": self.train_size,
                 "seed": self.seed,
                 "fold": self.fold,
-                "recipe": self.recipe.model_dump(mode="json"),
-                "matched": self.matched and [each.model_dump(mode="json") for each in self.matched],
+                "recipe": self._trained_by(self.recipe),
+                "matched": self.matched
+                and [self.matched[0].model_dump(mode="json"), self._trained_by(self.matched[1])],
                 "source": source_digest("attrreg.training.runs", *self.modules),
                 "torch": version("torch"),
                 "timm": version("timm"),
             }
         )
+
+    def _trained_by(self, recipe: Recipe) -> dict[str, Any]:
+        """Return a recipe; the number of folds is nothing to a run that leaves out none."""
+        content = recipe.model_dump(mode="json")
+        if self.fold is None:
+            content["selection"].pop("folds")
+        return content
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -333,9 +333,7 @@ def claims(
     experiment = _plan(config).experiment
     tables = results / experiment.name / "tables"
     metrics = read_table(tables / "metrics.csv", f"attrreg collect --config {config}")
-    known = read_claims(declared)
-    ids = [each.id for each in known] if experiment.claims is None else experiment.claims
-    chosen = select(known, ids, experiment.statistics.least)
+    chosen = select(read_claims(declared), experiment.claims, experiment.statistics.least)
     answers = answer(chosen, metrics, facts_of(experiment))
     for suffix in FORMATS:
         write_answers(answers, tables / f"claims{suffix}")
@@ -372,6 +370,23 @@ def draw(
     for name in figure or experiment.drawn_figures():
         paths = write(name, tables or folder / "tables", target or folder / "figures", methods)
         print(f"wrote {', '.join(map(str, paths))}")
+
+
+@app.command("publish")
+def publish_tables(
+    config: Config,
+    results: Results = RESULTS,
+    target: Annotated[
+        Path | None, typer.Option("--target", help="Default: results/published/<experiment>.")
+    ] = None,
+) -> None:
+    """Copy what others need to read an experiment and to draw it again: tables and figures."""
+    from attrreg.publishing import publish
+
+    planned = _plan(config)
+    experiment = planned.experiment
+    place = target or results / "published" / experiment.name
+    print(f"wrote {publish(experiment, planned.runs, planned.folder(results), place)}")
 
 
 @app.command()

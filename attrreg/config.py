@@ -68,6 +68,7 @@ class Experiment(Strict):
         each_once("statistics.references", self.statistics.references)
         methods = [name_of(method) for method in self.grid.methods]
         self._figures_have_something_to_show()
+        self._least_effects_are_of_chosen_claims()
         self._metrics_are_measured()
         self._methods_are_in_the_grid(methods)
         self._lengths_are_known(methods)
@@ -155,6 +156,14 @@ class Experiment(Strict):
                 raise ValueError(
                     f"figures has {figure!r}, for which evaluation.{key} lacks {wanted}: add it "
                     "there or remove the figure here"
+                )
+
+    def _least_effects_are_of_chosen_claims(self) -> None:
+        for name in self.statistics.least:
+            if self.claims is not None and name not in self.claims:
+                raise ValueError(
+                    f"statistics.least has {name!r}, which claims lacks: add it there or remove it "
+                    f"here; found claims {', '.join(self.claims) or 'none'}"
                 )
 
     def _metrics_are_measured(self) -> None:
@@ -288,6 +297,10 @@ def read_experiment(path: Path) -> Experiment:
 
 def notices(experiment: Experiment) -> list[str]:
     """Return what its author should know before anything runs: what the design cannot show."""
+    return [*_too_few_clusters(experiment), *_unlike_regimes(experiment)]
+
+
+def _too_few_clusters(experiment: Experiment) -> list[str]:
     clusters = len(experiment.grid.seeds) * len(experiment.grid.datasets)
     family = max(1, len(experiment.grid.methods) - 1)
     alpha = experiment.statistics.alpha
@@ -303,6 +316,18 @@ def notices(experiment: Experiment) -> list[str]:
         f"reference, and alpha is {alpha:g}; at least {enough} clusters are needed. Differences "
         "and intervals are still reported, these verdicts will be 'undecided'; a guided method "
         f"against its control, a comparison by itself, {decided}."
+    ]
+
+
+def _unlike_regimes(experiment: Experiment) -> list[str]:
+    """Say where temperatures of the methods are paid for differently."""
+    regimes = {name: recipe.selection.regime for name, recipe in experiment.recipes().items()}
+    if len(set(regimes.values())) < 2:
+        return []
+    said = "; ".join(f"{name}: {regime}" for name, regime in regimes.items())
+    return [
+        f"what temperatures are fitted on differs between methods ({said}), so that metrics after "
+        "temperature scaling compare regimes as well as methods"
     ]
 
 

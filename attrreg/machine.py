@@ -93,7 +93,8 @@ def use_deterministic(deterministic: bool, precision: Precision) -> None:
     On a CPU results are the same bits in any case, for the same number of threads.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # imports torch's compiler: a second
     torch.backends.cudnn.benchmark = not deterministic
     rounds = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = rounds

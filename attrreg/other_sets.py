@@ -89,15 +89,16 @@ def check_other_sets(settings: Evaluation, datasets: Mapping[str, Variant]) -> N
     Raises
     ------
     ValueError
-        As `beside`; a set whose samples count as unknown is a dataset of the grid.
+        As `beside`; a set is a dataset of the grid.
     """
     for name, dataset in datasets.items():
         sets_beside(settings, dataset)
-        if dataset.base in settings.unknown:
-            raise ValueError(
-                f"evaluation.unknown has {dataset.base!r}, which is the dataset {name!r} of the "
-                "grid: only sets that models are not trained on are allowed"
-            )
+        for kind, base in settings.other_sets():
+            if base == dataset.base:
+                raise ValueError(
+                    f"evaluation.{kind} has {base!r}, which is the dataset {name!r} of the grid: "
+                    "only sets that models are not trained on are allowed"
+                )
 
 
 def _chosen(base: str, dataset: Variant) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Shard:
     @property
     def digest(self) -> str:
         """What stands for all that the shard's runs will be."""
-        return digest([[str(run.path), run.intent] for run in self.runs])
+        parts = [part for run in self.runs for part in (*run.folds, run)]
+        return digest([[str(part.path), part.intent] for part in parts])
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Evaluation(Strict):
     fills
         Under which faithfulness is measured.
     crossed
-        Methods, two or more, of which every model is occluded by every map, at the same place of
+        Methods, three or more, of which every model is occluded by every map, at the same place of
         the grid: so that the robustness of models and the faithfulness of maps come apart.
     profile
         ``standard`` makes what needs many passes on `samples` test samples, always the same;
@@ -169,10 +169,11 @@ class Evaluation(Strict):
 
     @field_validator("crossed")
     @classmethod
-    def _two_are_crossed(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if len(values) == 1:
+    def _three_are_crossed(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if 0 < len(values) < 3:
             raise ValueError(
-                f"crossed has only {values[0]!r}: give two or more methods of the grid, or none"
+                f"crossed has only {', '.join(values)}: give three or more methods of the grid, or "
+                "none; of fewer, models and maps cannot be told apart"
             )
         return values
 

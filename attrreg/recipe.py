@@ -111,6 +111,14 @@ class Selection(Strict):
             )
         return self
 
+    @property
+    def regime(self) -> Literal["held back", "cross-fitting", "validation split"]:
+        """What temperatures are fitted on; only the last takes labels beyond the run's own."""
+        if self.folds is not None:
+            return "cross-fitting"
+        holds_back = self.name == "best" or self.held_back is not None
+        return "held back" if holds_back else "validation split"
+
     def fold(self, labels: Sequence[int], number: int) -> list[int]:
         """Return the places of the samples that a model of the cross-fitting does not see.
 

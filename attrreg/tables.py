@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from attrreg.cells import Run
 from attrreg.files import writing
 from attrreg.records import read_record
+from attrreg.statistics.crossing import crossed_metrics
 
 __all__ = ["TABLES", "collect", "read_table", "write_table"]
 
@@ -90,6 +91,8 @@ def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:
             if (scored / f"{name}.csv").is_file():
                 rows[name].append(_keyed(run, pd.read_csv(scored / f"{name}.csv")))
         _add_maps(gallery, run, runs, scored / "maps.safetensors")
+    if rows["cross"]:
+        rows["metrics"] = _with_crossed(rows["metrics"], pd.concat(rows["cross"]))
     tables = folder / "tables"
     counts = {}
     for name, frames in rows.items():
@@ -152,8 +155,20 @@ def _cost(record: dict[str, Any], folds: list[dict[str, Any] | None]) -> pd.Data
     cost = {**record["cost"], "steps": record["steps"], "parameters": record["parameters"]}
     if folds:
         trained = [each["cost"] for each in folds if each and each["status"] == "finished"]
-        cost["cross_fitting_seconds"] = sum(each["training_seconds"] for each in trained)
+        if len(trained) == len(folds):
+            cost["cross_fitting_seconds"] = sum(each["training_seconds"] for each in trained)
     return pd.DataFrame({"metric": list(cost), "value": [float(value) for value in cost.values()]})
+
+
+def _with_crossed(metrics: list[pd.DataFrame], cross: pd.DataFrame) -> list[pd.DataFrame]:
+    """Add to the metrics of each run those that take the maps of other runs."""
+    found = crossed_metrics(cross).set_index(KEYS)[["metric", "value"]]
+    rows = []
+    for own in metrics:
+        key = tuple(own[KEYS].iloc[0])
+        more = found.loc[[key]].reset_index() if key in found.index else found.iloc[:0]
+        rows.append(pd.concat([own, more]) if len(more) else own)
+    return rows
 
 
 def _with_ratios(cost: pd.DataFrame) -> pd.DataFrame:

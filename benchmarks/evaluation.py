@@ -22,9 +22,12 @@ from attrreg.cells import Run
 from attrreg.data.device import input_bounds, normalise
 from attrreg.data.samples import Arrays
 from attrreg.data.sources import Pool
-from attrreg.evaluation import map_measures, measures
+from attrreg.evaluation import leak_measure, map_measures, measures
+from attrreg.evaluation.leak_masks import always
+from attrreg.evaluation.leak_readings import Images, readings
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.subject import HeldOut, Subject
+from attrreg.evaluation.zero_shot import OtherSet, score_sets
 from attrreg.machine import use_threads
 from attrreg.protocol import Evaluation
 from attrreg.recipe import Recipe
@@ -36,7 +39,10 @@ ORDERS = (
 MAPS = ("gradient", "lrp-0", "epsilon-plus-flat", "smoothgrad-squared", "integrated-gradients")
 TRAINING = 100 * 5000  # samples that are trained on: 100 epochs of 5,000
 TEST, SAMPLE = 10_000, 500
-WHOLE = ("predictions and calibration", *(f"occlusion {order}" for order in ORDERS), "margin")
+WHOLE = (
+    *("predictions and calibration", "another test set", "margin"),
+    *(f"occlusion {order}" for order in ORDERS),
+)
 
 
 def main() -> None:
@@ -123,13 +129,30 @@ def _tasks(subject: Subject) -> dict[str, Callable[[], object]]:
     tasks["erasure, gradient"] = lambda: map_measures.erased(anew())
     tasks["sensitivity, gradient"] = lambda: map_measures.sensitive(anew())
     tasks["accuracy drop, 6 saliencies and random"] = lambda: map_measures.dropped(anew())
+    others = dict.fromkeys("ab", lambda: subject.model)
     tasks["crossed maps, 3 methods"] = lambda: map_measures.crossed(
-        replace(anew(crossed=("baseline", "a", "b")), others=dict.fromkeys("ab", subject.model))
+        replace(anew(crossed=("baseline", "a", "b")), others=others)
     )
+    tasks["leak, reldrop-block"] = lambda: _leak(subject)
+    tasks["another test set"] = lambda: _another_set(subject)
     tasks["shift"] = lambda: measures.shifted(anew())
     for name in MAPS:
         tasks[f"map {name}"] = lambda name=name: subject.maps(name, x)
     return tasks
+
+
+def _leak(subject: Subject) -> None:
+    x, y = subject.held_out.splits["test"]
+    images, parts = Images(x, y, None), always(catalogue.preset("reldrop-block"))
+    steps = leak_measure._steps(len(y))
+    readings(subject.run, parts, subject.model, images, images, subject.held_out.pool, steps=steps)
+
+
+def _another_set(subject: Subject) -> None:
+    y = subject.held_out.splits["test"][1].cpu()
+    pixels, places = subject.held_out.pixels.cpu().numpy(), np.arange(len(y))
+    other = OtherSet("other", "zero_shot", pixels, places, y, tuple(range(10)), "")
+    score_sets([other], subject.model, subject.held_out.normalised, subject.logits, 15)
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import signal
 
 import pytest
 import timm
@@ -121,6 +122,12 @@ def seeded():
     return lambda seed: torch.Generator().manual_seed(seed)
 
 
+def pytest_configure():
+    """Let interrupts through to the processes of tests, also below a shell that ignores them."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     """Run whole experiments first: they take longest, and workers share files in this order."""
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name not in FIRST))
@@ -130,3 +137,8 @@ def pytest_collection_finish():
     """Spare the garbage collector modules and tests: they stay, and are most of what there is."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure():
+    """Give back to the garbage collector what it was spared, or libraries complain of leaks."""
+    gc.unfreeze()

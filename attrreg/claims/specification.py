@@ -267,7 +267,9 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
 
 
 def select(
-    claims: Sequence[Claim], ids: Sequence[str], least: Mapping[str, float] | None = None
+    claims: Sequence[Claim],
+    ids: Sequence[str] | None = None,
+    least: Mapping[str, float] | None = None,
 ) -> tuple[Claim, ...]:
     """Return the claims of these ids in the order of the file, some with another least effect.
 
@@ -278,7 +280,7 @@ def select(
     claims
         All that are declared.
     ids
-        Those wanted.
+        Those wanted; None: all.
     least
         By id: the least effect in the unit of the claim.
 
@@ -288,6 +290,7 @@ def select(
         An id is not known, stands twice, or a least effect is given for one that is not wanted.
     """
     known = [claim.id for claim in claims]
+    ids = known if ids is None else ids
     for name in ids:
         if name not in known:
             raise ValueError(unknown("claim", name, known))
@@ -296,7 +299,8 @@ def select(
         raise ValueError(f"claims has {', '.join(twice)} more than once: remove one")
     for name in least or {}:
         if name not in ids:
-            raise ValueError(f"a least effect of an {unknown('chosen claim', name, ids)}")
+            said = unknown("claim", name, ids).removeprefix("unknown ")
+            raise ValueError(f"statistics.least has {said}; give it to claims that are asked")
     return tuple(
         _with_least(claim, (least or {}).get(claim.id)) for claim in claims if claim.id in ids
     )

@@ -26,6 +26,7 @@ __all__ = ["crossed", "dropped", "erased", "faithful", "localized", "sensitive"]
 Rows = list[dict[str, Any]]
 Found = tuple[dict[str, Tensor], dict[str, Rows]]  # metrics, and rows by table
 
+EMPTY = "zero"  # inputs are normalised, so 0 is the mean of the pool
 CHANCE = 3  # random maps that an erasure is compared with
 RADIUS = 0.02  # of the cube of the sensitivity, as a share of the range of the inputs
 DRAWS = 10  # in it
@@ -79,8 +80,10 @@ def dropped(subject: Subject) -> Found:
     """Return how much accuracy is lost as saliency guided training is judged, by every saliency.
 
     The mean loss over the fractions, of the features of largest magnitude, replaced by the
-    top-left one; ``random`` is what any loss must be compared with. NaN for a saliency that cannot
-    be made of this model (DeepLIFT has no rule for some nonlinearities); the log says why.
+    top-left one. ``accuracy-drop-random`` is that of a random order, which says how fragile the
+    model is and nothing of maps; ``accuracy-drop-<saliency>`` is what is lost beyond it. A saliency
+    that cannot be made of this model is left out (DeepLIFT has no rule for some nonlinearities);
+    the log says why.
     """
     (x, y), settings = subject.sampled(), subject.settings
     saliencies = {}
@@ -88,12 +91,13 @@ def dropped(subject: Subject) -> Found:
         try:
             saliencies[name] = subject.maps(name, x)
         except UnsupportedOperation as error:
-            log.warning("accuracy-drop without %s: %s", name, error)
+            log.warning("%s: no accuracy drop by %s: %s", subject.run.name, name, error)
     generator = subject.generator("accuracy-drop")
     drops = accuracy_drop(subject.model, x, y, saliencies, settings.fractions, generator=generator)
     clean = (subject.logits[subject.sample].argmax(1) == y).double().mean().cpu()
-    metrics = {f"accuracy-drop-{name}": torch.tensor(torch.nan) for name in SALIENCIES}
-    metrics |= {f"accuracy-drop-{name}": clean - _area(each) for name, each in drops.items()}
+    by_chance = _area(drops["random"])
+    metrics = {f"accuracy-drop-{name}": by_chance - _area(each) for name, each in drops.items()}
+    metrics["accuracy-drop-random"] = clean - by_chance
     rows = [{"map": name} | row for name, each in drops.items() for row in _curve(each)]
     return metrics, {"accuracy_drop": rows}
 
@@ -101,15 +105,16 @@ def dropped(subject: Subject) -> Found:
 def erased(subject: Subject) -> Found:
     """Return comprehensiveness and sufficiency, beyond random maps, as shares of the whole loss.
 
-    The headline fill takes the place of features; the table has the losses of probability, too.
+    Features are emptied: the mean of the pool takes their place, whatever the fill of the protocol,
+    since a blurred image is not an empty one. The table has the losses of probability, too.
     """
     (x, _), settings = subject.sampled(), subject.settings
     if not settings.maps:
         return {}, {}
 
     def of(maps: Tensor) -> Erasure:
-        generator = subject.generator("erasure")  # the same fill for every map
-        return erasure(subject.model, x, maps, settings.fill, generator=generator)
+        generator = subject.generator("erasure")  # the same ties for every map
+        return erasure(subject.model, x, maps, EMPTY, generator=generator)
 
     shuffled = subject.generator("erasure", "chance")
     shape = subject.sample_maps[settings.maps[0]].shape
@@ -152,41 +157,33 @@ def sensitive(subject: Subject) -> Found:
 
 
 def crossed(subject: Subject) -> Found:
-    """Return how a model lasts under the maps of other methods, and they under its own.
+    """Return how the model lasts in the order of every map that the protocol crosses it with.
 
-    ``occlusion-crossed`` is the mean area under the accuracy of this model, most relevant first by
-    the maps of the others, divided by its clean accuracy: robustness without its own map.
-    ``srg-crossed`` is the mean gain of this model's map on the models of the others: faithfulness
-    without its own robustness. Both are missing unless all the others were trained.
+    Of the sample, by the rule of the orders, under the headline fill, with the same ties and fill
+    for all methods at one place. Robustness and faithfulness follow when the tables of all runs are
+    together (`attrreg.statistics.crossing`). A model that was not trained, or has diverged, is left
+    out; the log names it.
     """
     if subject.others is None:
         return {}, {}
-    (x, y), settings, own = subject.sampled(), subject.settings, subject.run.method
-    models = {own: subject.model} | {
-        name: each for name, each in subject.others.items() if each is not None
-    }
-    maps = {name: subject.maps(settings.rule, x, each) for name, each in models.items()}
-
-    def gain(model: str, by: str) -> RelevanceGain:
-        generator = subject.generator("crossed")
-        return symmetric_relevance_gain(
-            *(models[model], x, y, maps[by]),
+    (x, y), settings = subject.sampled(), subject.settings
+    maps = {subject.run.method: subject.maps(settings.rule, x)}
+    for name, load in subject.others.items():
+        other = load()  # one at a time
+        if other is not None and predict(other, x).isfinite().all():
+            maps[name] = subject.maps(settings.rule, x, other)
+        else:
+            why = "it was not trained" if other is None else "its logits are not finite"
+            log.warning("%s is not crossed with %s: %s", subject.run.name, name, why)
+    rows: Rows = []
+    for name, relevance in maps.items():
+        gains = symmetric_relevance_gain(
+            *(subject.model, x, y, relevance),
             *((settings.fill,), settings.fractions),
-            generator=generator,
-        )[settings.fill]
-
-    under = {by: gain(own, by) for by in models}
-    rows = [{"map_of": by} | row for by, each in under.items() for row in _both_curves(each)]
-    others = [name for name in models if name != own]
-    if len(models) < len(settings.crossed):
-        return {}, {"cross": rows}
-    clean = (subject.logits[subject.sample].argmax(1) == y).double().mean().cpu()
-    area = torch.stack([_area(under[by].most_first) for by in others]).mean()
-    metrics = {
-        "occlusion-crossed": torch.where(clean > 0, area / clean, torch.nan),
-        "srg-crossed": torch.stack([gain(name, own).accuracy for name in others]).mean(),
-    }
-    return metrics, {"cross": rows}
+            generator=subject.generator("crossed"),
+        )
+        rows += [{"map_of": name} | row for row in _both_curves(gains[settings.fill])]
+    return {}, {"cross": rows}
 
 
 def _area(curve: Deletion) -> Tensor:

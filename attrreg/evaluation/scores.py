@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def evaluate_shard(
                 settings,
                 data,
                 beside.model(beside.neutral),
-                tuple(_fold(each, results, device) for each in run.folds),
+                tuple(partial(_fold, each, results, device) for each in run.folds),
                 beside.others(),
                 sets[run.dataset],
             )
@@ -137,11 +138,11 @@ class _Beside:
         records = [each and _finished(self.results, each) for each in all_of_them]
         return [each["digest"] if each else "" for each in records]
 
-    def others(self) -> dict[str, nn.Module | None] | None:
-        """Return the models whose maps are exchanged; None for a run that takes no part."""
+    def others(self) -> dict[str, Callable[[], nn.Module | None]] | None:
+        """Return what loads the models it is crossed with; None for a run that takes no part."""
         if self.crossed is None:
             return None
-        return {name: self.model(run) for name, run in self.crossed.items()}
+        return {name: partial(self.model, run) for name, run in self.crossed.items()}
 
     def model(self, run: Run | None) -> nn.Module | None:
         """Return the model of a run; None for one that was not trained."""

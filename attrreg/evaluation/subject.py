@@ -90,10 +90,10 @@ class Subject:
     neutral
         The model whose map all methods share; None where it is not trained.
     folds
-        The models of the run's cross-fitting, by the fold that each has not seen.
+        What loads the models of the run's cross-fitting, by the fold that each has not seen.
     others
-        The models that other methods of ``settings.crossed`` have at this place of the grid, None
-        for one that was not trained; None where the run takes no part in it.
+        What loads the models that other methods of ``settings.crossed`` have at this place of the
+        grid, which give None where that was not trained; None where the run takes no part in it.
     sets
         Test sets that nothing is trained on.
     """
@@ -104,8 +104,8 @@ class Subject:
     settings: Evaluation
     data: Path
     neutral: nn.Module | None = None
-    folds: tuple[nn.Module, ...] = ()
-    others: Mapping[str, nn.Module | None] | None = None
+    folds: tuple[Callable[[], nn.Module], ...] = ()
+    others: Mapping[str, Callable[[], nn.Module | None]] | None = None
     sets: tuple[OtherSet, ...] = ()
 
     @cached_property
@@ -207,19 +207,19 @@ class Subject:
         recipe has neither, the regime is ``validation split``: labels beyond that budget.
         """
         trained_on, held_back = self.trained_on
-        if self.folds:
-            selection, labels = self.run.recipe.selection, trained_on.y.tolist()
+        selection = self.run.recipe.selection
+        if selection.regime == "cross-fitting":
+            labels = trained_on.y.tolist()
             seen = [
                 trained_on.batch(torch.tensor(selection.fold(labels, number)))
                 for number in range(len(self.folds))
             ]
-            logits = [predict(fold, x) for fold, (x, _) in zip(self.folds, seen, strict=True)]
-            return "cross-fitting", torch.cat(logits), torch.cat([y for _, y in seen])
+            logits = [predict(load(), x) for load, (x, _) in zip(self.folds, seen, strict=True)]
+            return selection.regime, torch.cat(logits), torch.cat([y for _, y in seen])
+        x, y = self.held_out.splits["validation"]
         if held_back is not None:
             x, y = held_back.batch(torch.arange(len(held_back)))
-            return "held back", predict(self.model, x), y
-        x, y = self.held_out.splits["validation"]
-        return "validation split", predict(self.model, x), y
+        return selection.regime, predict(self.model, x), y
 
     @cached_property
     def sample_maps(self) -> dict[str, Tensor]:

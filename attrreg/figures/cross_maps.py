@@ -10,10 +10,11 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attrreg.figures.crossing import Matrix, areas, matrix_of
+from attrreg.figures.crossing import Matrix, matrix_of
 from attrreg.figures.gaps import failure_notes, has_number, places, seed_list
 from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, text_height, text_width, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
+from attrreg.statistics.crossing import FEWEST, areas
 
 __all__ = ["cross_maps"]
 
@@ -21,10 +22,10 @@ ABOUT = (
     "Every model (rows) loses its features in the order of every method's map (columns), that of "
     "the same train size and seed. Area: under test accuracy, divided by the range of the share; "
     "gain: area with the least relevant first − area with the most relevant first; means over the "
-    "seeds. Compare rows for the robustness of the models, columns for the faithfulness of the "
-    "maps. Framed: each model by its own map, which mixes both. Margins: mean of the numbers "
-    "beside, without the framed one. Shades: light is the lowest number of a matrix, dark the "
-    "highest."
+    "seeds. Framed: each model by its own map, which mixes the robustness of the model with the "
+    "faithfulness of the map. Margins, from all others: the mean of a row or a column as it would "
+    "be if all models had met the same maps. Compare them down for the models, across for the "
+    "maps. Shades: light is the lowest number of a matrix, dark the highest."
 )
 MISSING = "×: nothing measured."
 FEWER = "*: some seeds are missing."
@@ -32,7 +33,7 @@ NOTHING = (
     "no cell: nothing was measured for these methods. The table is filled where the experiment "
     "names the methods to cross, evaluation.crossed: [...]."
 )
-ROW, COLUMN, MEAN = "model trained by ↓", "map of →", "mean without own"
+ROW, COLUMN, MEAN = "model trained by ↓", "map of →", "adjusted mean"
 NAMES, BETWEEN, APART, MARK = 1.4, 0.2, 0.08, 0.15
 SMALLEST_CELL, LARGEST_CELL, SMALLEST_ROW = 0.35, 0.52, 0.27
 HIGHEST_HEAD, MOST_LINES = 1.3, 3
@@ -230,14 +231,14 @@ def _values(matrix: Matrix) -> dict[tuple[int, int], float]:
 
 
 def _texts(matrix: Matrix) -> dict[tuple[int, int], str]:
-    """Return what is written in each cell; a method alone has no others, so nothing is missing."""
+    """Return what is written in each cell; two methods have no margins, so nothing is missing."""
     n = len(matrix.cells)
     texts = {}
     for place, value in _values(matrix).items():
         is_margin = n in place
         number = f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−")  # no minus before zero
         if not numpy.isfinite(value):
-            number = "–" if is_margin and n == 1 else "×"
+            number = "–" if is_margin and n < FEWEST else "×"
         elif not is_margin and not matrix.is_whole[place]:
             number += "*"
         texts[place] = number

@@ -34,6 +34,11 @@ _HIGHER_IS_BETTER = {
     "ratio_to_baseline": False,
     "peak_memory_mb": False,
 }
+# What they tell of, so that neither way is better.
+_DESCRIPTIVE = {
+    "accuracy-drop-random": "tells of the model alone, whatever the map",
+    "leak-image": "tells what the image shows in a mask, which is no leak of the label",
+}
 # Families: an order, a map, a corruption or a test set follows; the first beginning counts.
 _FAMILIES = {
     "occlusion-nll-": False,
@@ -68,6 +73,8 @@ def is_higher_better(metric: str) -> bool:
         If the metric's direction is not known.
     """
     name = metric.partition("@")[0].removesuffix("-scaled")
+    if name in _DESCRIPTIVE:
+        check_choice("direction of metric", name, _HIGHER_IS_BETTER, f"It {_DESCRIPTIVE[name]}.")
     for family, higher in _FAMILIES.items():
         if name.startswith(family):
             return higher

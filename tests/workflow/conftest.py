@@ -163,7 +163,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
             project.root.mkdir()
             answer = make_project(project.root).launch()
             assert answer.returncode == 0, answer.stdout
-            (shared / "finished.txt").touch()
+            (shared / "finished.txt").write_text(answer.stdout)
     return project
 
 

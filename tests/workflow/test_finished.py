@@ -71,6 +71,13 @@ def test_the_report_is_one_file_that_needs_no_network(finished):
         assert figure in report
 
 
+def test_the_launch_ends_with_the_claims_and_the_report(finished):
+    said = (finished.root.parent / "finished.txt").read_text()
+    answers = (finished.folder / "tables" / "claims.txt").read_text()
+    headline = " ".join(answers.split("\n\n")[0].split())
+    assert f"\nclaims: {headline}\nreport: " in said
+
+
 def test_nothing_is_left_to_do_and_the_same_command_says_so(project):
     assert project.planned_jobs() == {}
     before = project.run_times()

@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from attrreg import catalogue
+from attrreg.claims.specification import read_claims, select
 from attrreg.config import ConfigError, read_experiment
 from attrreg.other_sets import sets_beside
 from attrreg.plan import (
@@ -23,7 +24,12 @@ DATA = Path(config.get("data", RESULTS / "data"))
 
 try:
     PLAN = make_plan(read_experiment(EXPERIMENT))
-except ConfigError as error:
+    select(
+        read_claims(CLAIMS),
+        PLAN.experiment.claims,
+        PLAN.experiment.statistics.least,
+    )
+except (ConfigError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
 FOLDER = PLAN.folder(RESULTS)
