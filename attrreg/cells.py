@@ -124,7 +124,7 @@ class Run:
     def scores_intent(self, protocol: dict[str, Any]) -> str:
         """Return the digest of how the run is evaluated; its training is not in it."""
         source = source_digest("attrreg.evaluation.scores", *self.modules)
-        return digest([protocol, source])
+        return digest([protocol, source, self.recipe.selection.folds])
 
 
 def architecture(options: dict[str, Any]) -> dict[str, Any]:

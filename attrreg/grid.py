@@ -33,6 +33,22 @@ __all__ = [
 ]
 
 
+# What tables read as missing.
+MISSING = {"", "#N/A", "N/A", "NA", "NULL", "None", "n/a", "null", "<NA>"}
+
+
+def _stays_a_name(name: str) -> str:
+    try:
+        float(name)
+    except ValueError:
+        if name not in MISSING:
+            return name
+    raise ValueError(
+        f"{name!r} would be read from tables as a number or as missing: give a name with a letter "
+        "that makes it a word"
+    )
+
+
 def _no_second_slash(name: str) -> str:
     if "--" in name:
         raise ValueError(f"{name!r} has '--', which stands for '/' in paths: use a single '-'")
@@ -43,6 +59,7 @@ Name = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)?$"),
     AfterValidator(_no_second_slash),
+    AfterValidator(_stays_a_name),
 ]
 
 

@@ -219,6 +219,108 @@ class TestMissing:
         assert places(table(folder, "failures")) == ALL[:1]
 
 
+class TestCrossed:
+    """What a model and a map are worth beside others follows from the rows of all runs."""
+
+    METHODS = ("baseline", "reldrop-block/swapped", "sgt")
+    METRICS = ("occlusion-crossed", "srg-crossed")
+
+    @staticmethod
+    def heights(run, other):
+        """Return the heights of two flat curves of a model by a map, most and least first."""
+        return np.random.default_rng([number(run), len(other)]).random(2)
+
+    @pytest.fixture
+    def crossed(self, folder):
+        for run in PLAN.runs:
+            rows = [
+                (other, first, fraction, height)
+                for other in reversed(self.METHODS)
+                for first, height in zip(("most", "least"), self.heights(run, other), strict=True)
+                for fraction in (0.0, 0.5)
+            ]
+            table = pd.DataFrame(rows, columns=TABLES["cross"][len(KEYS) :])
+            table.to_csv(folder / "scores" / run.path / "cross.csv", index=False)
+        return folder
+
+    def by_hand(self, train_size, seed):
+        """Return by method both metrics, from sums over three methods."""
+        runs = {
+            run.method: run for run in PLAN.runs if (run.train_size, run.seed) == (train_size, seed)
+        }
+        most, least = (
+            {(one, two): self.heights(runs[one], two)[at] for one in runs for two in runs}
+            for at in (0, 1)
+        )
+        gain = {pair: least[pair] - most[pair] for pair in most}
+        found = {}
+        for own in runs:
+            others = [name for name in runs if name != own]
+            robust = self.effect([most[own, each] for each in others], most, own, others, 0)
+            faithful = self.effect([gain[each, own] for each in others], gain, own, others, 1)
+            found[own] = [robust, faithful]
+        return found
+
+    @staticmethod
+    def effect(mine, pairs, own, others, side):
+        """Return (2 R + C) / 3 − T / 6 of three methods, or with R and C exchanged."""
+        beside = [pairs[(each, own) if side == 0 else (own, each)] for each in others]
+        total = sum(value for (one, two), value in pairs.items() if one != two)
+        return (2 * sum(mine) + sum(beside)) / 3 - total / 6
+
+    def found(self, folder):
+        rows = table(folder, "metrics")
+        rows = rows[rows.metric.isin(self.METRICS)]
+        return {key: own.value.tolist() for key, own in rows.groupby(KEYS)}
+
+    def test_every_run_has_both_metrics_behind_its_own(self, crossed):
+        counts = collect(PLAN.runs, crossed)
+        rows = table(crossed, "metrics")
+        assert counts["metrics"] == len(rows) == 4 * len(PLAN.runs)
+        assert list(rows.columns) == TABLES["metrics"]
+        assert rows.metric.tolist() == ["accuracy", "nll", *self.METRICS] * len(PLAN.runs)
+        keys = [*rows[KEYS].itertuples(index=False, name=None)]
+        assert keys == [key for key in ALL for _ in range(4)]
+        accuracy = rows[rows.metric == "accuracy"].value
+        assert accuracy.tolist() == list(range(len(PLAN.runs)))
+
+    def test_they_are_those_of_its_place_and_seed(self, crossed):
+        collect(PLAN.runs, crossed)
+        found = self.found(crossed)
+        assert found.keys() == set(ALL)
+        for key, values in found.items():
+            assert values == pytest.approx(self.by_hand(*key[3:])[key[2]])
+
+    @pytest.mark.parametrize("why", ["a map", "a run", "a value"])
+    def test_where_a_pair_is_missing_no_run_of_that_place_and_seed_has_them(self, crossed, why):
+        lost = next(run for run in PLAN.runs if run.method == "sgt")
+        path = crossed / "scores" / lost.path / "cross.csv"
+        rows = pd.read_csv(path)
+        if why == "a map":
+            rows[rows.map_of != "baseline"].to_csv(path, index=False)
+        elif why == "a run":
+            write_run(crossed, lost, **failure())
+        else:
+            gone = rows.accuracy.mask(rows.map_of == "baseline")
+            rows.assign(accuracy=gone).to_csv(path, index=False)
+        collect(PLAN.runs, crossed)
+        at = (lost.train_size, lost.seed)
+        assert self.found(crossed).keys() == {key for key in ALL if key[3:] != at}
+        kept = places(table(crossed, "metrics"))
+        assert kept == [key for key in ALL if why != "a run" or key != tuple(lost.key.values())]
+
+    def test_of_two_methods_there_are_none_and_of_the_table_all_rows(self, crossed):
+        some = [run for run in PLAN.runs if run.method != "sgt"]
+        for run in some:
+            path = crossed / "scores" / run.path / "cross.csv"
+            rows = pd.read_csv(path)
+            rows[rows.map_of != "sgt"].to_csv(path, index=False)
+        counts = collect(some, crossed)
+        assert self.found(crossed) == {}
+        assert counts["metrics"] == 2 * len(some)
+        assert counts["cross"] == 2 * 4 * len(some)
+
+
 def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"metrics\.csv: run `attrreg collect`"):
         read_table(tmp_path / "metrics.csv", "attrreg collect")

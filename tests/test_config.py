@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wrong_experiments import UNREADABLE, WRONG, method
 
 from attrreg import catalogue
-from attrreg.config import ConfigError, Experiment, json_schema, read_experiment
+from attrreg.config import ConfigError, Experiment, json_schema, notices, read_experiment
 
 # What an author of YAML should never have to read.
 FOREIGN = (
@@ -160,6 +160,25 @@ class TestRightFiles:
         assert exported.read_text() == expected, "run `make schema`"
 
 
+class TestLeastEffects:
+    """They are of claims that the experiment asks."""
+
+    @pytest.mark.parametrize(
+        ("claims", "said"), [(["C1", "R1"], "found claims C1, R1"), ([], "found claims none")]
+    )
+    def test_one_of_another_claim_is_refused(self, tmp_path, claims, said):
+        changes = {"claims": claims, "statistics.least": {"C4": 1.0}}
+        message = refusal(written(tmp_path, changes))
+        assert "statistics.least has 'C4', which claims lacks" in message
+        assert said in message
+        assert "add it there or remove it here" in message
+
+    @pytest.mark.parametrize("claims", [["C1", "C4"], None])
+    def test_one_of_a_chosen_claim_or_of_all_is_right(self, tmp_path, claims):
+        changes = {"statistics.least": {"C4": 1.0}} | ({} if claims is None else {"claims": claims})
+        assert read_experiment(written(tmp_path, changes)).statistics.least == {"C4": 1.0}
+
+
 SCALARS = st.sampled_from([None, True, 0, -1, 3, 1.5, float("nan"), float("inf"), "", "sgd", "a/b"])
 JUNK = st.recursive(
     SCALARS,
@@ -217,7 +236,41 @@ class TestNotices:
         assert "at least 7" in said
         assert self.note(tmp_path, 7, methods) == ""
 
+    def test_methods_whose_temperatures_are_paid_for_differently_are_named(self, tmp_path):
+        own = {"name": "own", "preset": "sgt", "recipe": {"selection": {"folds": 4}}}
+        said = self.note(tmp_path, 6, ["baseline", own])
+        assert said.count("\n") == 1
+        assert "baseline: validation split" in said
+        assert "own: cross-fitting" in said
+        assert "temperature scaling" in said
+
+    @pytest.mark.parametrize("selection", [{"folds": 4}, {"held_back": 0.2}, {}])
+    def test_of_one_regime_nothing_is_said(self, tmp_path, selection):
+        own = {"name": "own", "preset": "sgt", "recipe": {"selection": {"every": 7}}}
+        changes = {
+            "grid.seeds": 6,
+            "grid.methods": ["baseline", own],
+            "recipe.selection": selection,
+        }
+        assert notices(read_experiment(written(tmp_path, changes))) == []
+
+    def test_both_notices_are_said(self, tmp_path):
+        own = {"name": "own", "preset": "sgt", "recipe": {"selection": {"held_back": 0.2}}}
+        said = self.note(tmp_path, 3, ["baseline", own])
+        assert said.count("\n") == 2
+        assert "own: held back" in said
+
     def test_datasets_count_as_clusters(self, tmp_path, monkeypatch):
         monkeypatch.setitem(catalogue.DATASETS, "other", catalogue.DATASETS["digits"])
         path = written(tmp_path, {"grid.seeds": 3, "grid.datasets": ["digits", "other"]})
         assert command("plan", "--config", path).err == ""
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "None", "nan", "inf", "50", "1e5", "0.5"])
+@pytest.mark.parametrize("axis", ["methods", "models", "datasets"])
+def test_names_that_tables_would_read_as_numbers_or_missing_are_refused(axis, name, tmp_path):
+    made_of = {"methods": {"preset": "sgt"}, "models": {"base": "resnet10-narrow"}}
+    entry = {"name": name} | made_of.get(axis, {"base": "digits"})
+    first = {"methods": ["baseline"]}.get(axis, [])
+    with pytest.raises(ConfigError, match=f"'{name}' would be read from tables"):
+        read_experiment(written(tmp_path, {f"grid.{axis}": [*first, entry]}))

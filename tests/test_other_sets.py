@@ -54,9 +54,15 @@ def test_a_set_that_fits_one_dataset_of_the_grid_must_fit_all(tmp_path):
     assert "samples of 1×28×28, dataset 'digits' has 1×8×8" in message
 
 
-def test_a_dataset_of_the_grid_is_not_unknown(tmp_path):
-    message = refusal(tmp_path, {"evaluation.unknown": ["digits"]})
-    assert "'digits', which is the dataset 'digits' of the grid" in message
+@pytest.mark.parametrize("kind", ["zero_shot", "unknown"])
+@pytest.mark.parametrize("dataset", ["digits", {"name": "mine", "base": "digits"}])
+def test_a_dataset_of_the_grid_is_no_other_set(tmp_path, kind, dataset):
+    """Not under another name, either."""
+    changes = {"grid.datasets": [dataset], f"evaluation.{kind}": ["digits"]}
+    message = refusal(tmp_path, changes)
+    name = dataset if isinstance(dataset, str) else dataset["name"]
+    assert f"evaluation.{kind} has 'digits', which is the dataset {name!r} of the grid" in message
+    assert "only sets that models are not trained on are allowed" in message
 
 
 @pytest.mark.parametrize(

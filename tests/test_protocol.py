@@ -43,7 +43,11 @@ PROTOCOLS = {
         "samples": 8,
     },
 }
-WITHOUT_DIRECTION = ("temperature", "ece-expected", "sparseness-")  # they tell of other metrics
+# They tell of other metrics, or of the model or the images alone.
+WITHOUT_DIRECTION = (
+    *("temperature", "ece-expected", "sparseness-"),
+    *("accuracy-drop-random", "leak-image"),
+)
 
 
 @pytest.fixture(scope="module", params=DATASETS)
@@ -94,7 +98,7 @@ PROTOCOL = st.builds(
     maps=st.lists(st.sampled_from(["gradient", "deeplift", "lrp-0", "gamma"]), unique=True).map(
         tuple
     ),
-    crossed=st.sampled_from([(), ("baseline", "sgt")]),
+    crossed=st.sampled_from([(), ("baseline", "sgt", "challenger")]),
 )
 
 
@@ -136,6 +140,21 @@ def test_a_metric_without_a_direction_is_not_compared_and_the_message_names_it(m
     columns = ["dataset", "model", "method", "train_size", "seed", "metric", "value"]
     with pytest.raises(ValueError, match=f"'{metric}'.*higher_is_better"):
         compare(pd.DataFrame(rows, columns=columns), metric, "baseline")
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("accuracy-drop-random", "tells of the model alone"),
+        ("leak-image", "is no leak of the label"),
+    ],
+)
+def test_why_neither_way_is_better_is_said(metric, said):
+    with pytest.raises(ValueError, match=said):
+        is_higher_better(metric)
+    changes = {"evaluation.measures": ["accuracy-drop", "leak"], "statistics.metrics": [metric]}
+    with pytest.raises(ValidationError, match=f"'{metric}', of which neither more nor less"):
+        Experiment.model_validate(changed(changes))
 
 
 def test_it_knows_the_scores_and_corruptions_that_there_are():
@@ -198,6 +217,9 @@ def test_every_metric_that_has_a_direction_may_be_asked_for(metric):
         {"bins": 1},
         {"gallery": 65},
         {"fraction": (0.0, 0.5)},
+        {"crossed": ("baseline",)},
+        {"crossed": ("baseline", "sgt")},
+        {"crossed": ("baseline", "sgt", "sgt")},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong):

@@ -169,7 +169,7 @@ def crossed(subject: Subject) -> Found:
     (x, y), settings = subject.sampled(), subject.settings
     maps = {subject.run.method: subject.maps(settings.rule, x)}
     for name, load in subject.others.items():
-        other = load()  # one at a time
+        other = load()
         if other is not None and predict(other, x).isfinite().all():
             maps[name] = subject.maps(settings.rule, x, other)
         else:

@@ -27,7 +27,7 @@ ABOUT = (
     "be if all models had met the same maps. Compare them down for the models, across for the "
     "maps. Shades: light is the lowest number of a matrix, dark the highest."
 )
-MISSING = "×: nothing measured."
+MISSING = "×: nothing measured; a margin needs every pair."
 FEWER = "*: some seeds are missing."
 NOTHING = (
     "no cell: nothing was measured for these methods. The table is filled where the experiment "

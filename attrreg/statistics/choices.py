@@ -27,4 +27,6 @@ def check_choice(kind: str, found: str, allowed: Iterable[str], hint: str = "") 
     message = f"unknown {kind} {found!r}: known are {', '.join(names) or 'none'}"
     if nearest:
         message += f"; did you mean {nearest[0]!r}?"
+    elif hint:
+        message += "."
     raise ValueError(f"{message} {hint}".rstrip())

@@ -74,7 +74,7 @@ def is_higher_better(metric: str) -> bool:
     """
     name = metric.partition("@")[0].removesuffix("-scaled")
     if name in _DESCRIPTIVE:
-        check_choice("direction of metric", name, _HIGHER_IS_BETTER, f"It {_DESCRIPTIVE[name]}.")
+        raise ValueError(f"unknown direction of metric {name!r}: it {_DESCRIPTIVE[name]}")
     for family, higher in _FAMILIES.items():
         if name.startswith(family):
             return higher

@@ -264,7 +264,11 @@ class _Work:
             return {}
         run, (other, _) = self.run, self.run.matched
         batch = min(run.recipe.batch_size, run.train_size)
-        trial = run.recipe.model_copy(update={"steps": STEPS, "epochs": None})
+        whole = replace(self, run=replace(run, fold=None))  # a ratio for the run and its folds
+        selection = run.recipe.selection.model_copy(update={"folds": None})
+        trial = run.recipe.model_copy(
+            update={"steps": STEPS, "epochs": None, "selection": selection}
+        )
         modules = {module for each in (run.composition, other) for module in part_modules(each)}
         described = [
             *(each.model_dump(mode="json") for each in (run.composition, other, trial)),
@@ -275,7 +279,7 @@ class _Work:
         return cost_ratio(
             self.results / "costs" / f"{name}.json",
             digest(described),
-            lambda: (self.prepared(other, trial), self.prepared(run.composition, trial)),
+            lambda: (whole.prepared(other, trial), whole.prepared(run.composition, trial)),
         )
 
     def recipe(self, budget: dict[str, Any]) -> Recipe:

@@ -1,8 +1,10 @@
 """The declared claims, files of claims that are wrong, and claims that an experiment chooses."""
 
+import fnmatch
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,10 +15,23 @@ from attrreg.claims.comparators import COMPARATORS, references
 from attrreg.claims.facts import Facts, facts_of
 from attrreg.claims.specification import read_claims, select
 from attrreg.config import read_experiment
+from attrreg.parameters import Fill, RuleName
+from attrreg.protocol import Evaluation, Measure, Order, Saliency
 from attrreg.yaml_files import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = ROOT / "configs" / "claims.yaml"
+EVERYTHING = Evaluation(
+    orders=get_args(Order),
+    beside=get_args(Fill),
+    measures=get_args(Measure),
+    maps=[*get_args(Saliency), "gradient-x-input", *get_args(RuleName)],
+    fills=get_args(Fill),
+    crossed=("baseline", "sgt", "challenger"),
+    zero_shot=("svhn",),
+    unknown=("cifar10",),
+)
+NOT_MEASURED_YET = {"aup", "aur"}  # of S6: precision and recall of maps of series
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +54,23 @@ def test_declared_claims_speak_of_methods_that_can_be_run(declared):
                 found, missing, _ = references(comparator, method, known, {})
                 assert found, missing
                 assert not missing
+
+
+def test_what_is_declared_is_measured_by_some_protocol(declared):
+    """Claims read the table of metrics, so what only the table of costs has would not do."""
+    given = EVERYTHING.metrics()
+    named = {name for each in declared for name in metrics_of(each)}
+    assert len(named) > 20
+    lacking = {name for name in named if not fnmatch.filter(given, name)}
+    assert lacking == NOT_MEASURED_YET
+
+
+def metrics_of(claim):
+    """Return all names of metrics that a claim speaks of, in whatever role."""
+    for each in (*claim.endpoints, *claim.beside):
+        equal = [each.equal.metric] if each.equal else []
+        names = (each.metric, *each.metric_by_method.values(), each.minus, *each.other_than, *equal)
+        yield from filter(None, names)
 
 
 def test_every_guided_claim_of_an_effect_is_held_against_maps_that_tell_nothing(declared):
@@ -100,6 +132,19 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, changes, said):
 
 def test_a_choice_keeps_the_order_of_the_file(declared):
     assert [each.id for each in select(declared, ["R1", "C1"])] == ["C1", "R1"]
+
+
+def test_without_a_choice_all_are_asked(declared):
+    assert select(declared) == select(declared, None) == declared
+    assert select(declared, []) == ()
+    changed = {each.id: each for each in select(declared, None, {"S4": 0.25})}
+    assert changed.pop("S4").least.value == 0.25
+    assert changed == {each.id: each for each in declared if each.id != "S4"}
+
+
+def test_a_least_effect_of_no_claim_is_refused_without_a_choice_too(declared):
+    with pytest.raises(ValueError, match=r"statistics.least has claim 'C11'.*did you mean 'C1'"):
+        select(declared, None, {"C11": 2.0})
 
 
 def test_a_choice_of_claims_that_are_not_there_is_refused(declared):

@@ -1,14 +1,15 @@
 """Crossed maps: every model under the map of every other, at the same place of the grid."""
 
-import math
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from experiments import planned, prepare_data, written
+from safetensors.torch import load_file, save_file
 from small_evaluation import CPU, linear, looking_at, subject_of
 
 from attrreg.config import ConfigError, Experiment, read_experiment
@@ -19,6 +20,7 @@ from attrreg.evaluation.subject import HeldOut
 from attrreg.plan import crossed_runs, evaluated_after
 from attrreg.protocol import Evaluation
 from attrreg.records import read_record
+from attrreg.statistics.crossing import crossed_metrics, effects
 from attrreg.tables import KEYS, TABLES, collect
 from attrreg.training.runs import build_model, train_shard
 
@@ -33,19 +35,21 @@ LITTLE = Evaluation(
     measures=(),
     gallery=1,
     samples=20,
-    crossed=("baseline", "sgt"),
+    crossed=METHODS,
 )
-
 FRACTIONS = (0.0, 0.1, 0.3, 0.7)
 SOME = {"fractions": FRACTIONS, "rule": "lrp-0", "fill": "zero", "samples": 60}
 WIDE = {
     "grid.methods": [*METHODS, "reldrop-block"],
     "grid.models": ["resnet10-narrow", {"name": "wide", "base": "resnet18"}],
     "grid.train_sizes": [20, 50],
-    "evaluation.crossed": ["sgt", "baseline"],
+    "evaluation.crossed": ["sgt", "baseline", "challenger"],
     "execution.shard_seconds": 1e-3,  # a shard for every cell
 }
-TWO = {"evaluation.crossed": ["baseline", "reldrop-block"]}
+THREE = {
+    "grid.methods": ["baseline", "reldrop-block", "sgt"],
+    "evaluation.crossed": ["baseline", "reldrop-block", "sgt"],
+}
 PLAN = planned(GRID | {"evaluation": LITTLE.model_dump(mode="json")})
 
 
@@ -74,7 +78,7 @@ def evaluations(data, models, **settings):
     return {
         name: replace(
             subject_of(data, RUNS[name], model, crossed=tuple(models), **settings),
-            others={other: each for other, each in models.items() if other != name},
+            others={other: partial(models.get, other) for other in models if other != name},
         )
         for name, model in models.items()
     }
@@ -87,8 +91,11 @@ def trained(tmp_path_factory, data):
     return folder
 
 
-def numbers(metrics):
-    return {name: float(value) for name, value in metrics.items()}
+def together(found):
+    """Return by metric and method what the rows of all methods give together."""
+    parts = [pd.DataFrame(rows).assign(**RUNS[name].key) for name, rows in found.items()]
+    table = crossed_metrics(pd.concat(parts))
+    return table.set_index(["metric", "method"])["value"].to_dict()
 
 
 def curves(tables):
@@ -129,14 +136,14 @@ def found(data, fitted):
 
 
 class TestHalves:
-    """Models that read one half of an image: with it they are right, without it never."""
+    """Models that read a half of an image, or all of it: with any of it they are right."""
 
     @staticmethod
-    def reading(half):
-        """Return a model that reads the left or the right; it says 2 if nothing is there."""
+    def reading(part):
+        """Return a model that reads the left, the right or all; it says 2 if nothing is there."""
         there = torch.zeros(8, 8)
-        there[:, :4] = half == "left"
-        there[:, 4:] = half == "right"
+        there[:, :4] = part in ("left", "all")
+        there[:, 4:] = part in ("right", "all")
         weight = torch.zeros(10, 64)
         weight[0], weight[1] = -there.flatten(), there.flatten()
         return linear(weight, torch.tensor([0.0, 0.0, 0.1, *[-100.0] * 7]))
@@ -148,43 +155,37 @@ class TestHalves:
         x = (2.0 * y - 1).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone()
         return x, torch.where(torch.arange(20) < wrong, 3, y)
 
-    def found(self, data, halves, wrong=0):
-        """Return by method the metrics and curves."""
-        models = {name: self.reading(half) for name, half in halves.items()}
+    def found(self, data, parts, wrong=0):
+        """Return by method the rows."""
+        models = {name: self.reading(part) for name, part in parts.items()}
         subjects = evaluations(data, models, **HALVES)
         samples = self.samples(wrong)
         found = {name: crossed(looking_at(each, *samples)) for name, each in subjects.items()}
-        return {name: (numbers(metrics), curves(rows)) for name, (metrics, rows) in found.items()}
+        assert [metrics for metrics, _ in found.values()] == [{}] * len(found)
+        return {name: tables["cross"] for name, (_, tables) in found.items()}
 
     def test_under_the_map_of_a_model_that_reads_the_other_half_nothing_is_lost(self, data):
-        found = self.found(data, {"baseline": "left", "sgt": "right"})
-        for own, other in (("baseline", "sgt"), ("sgt", "baseline")):
-            metrics, rows = found[own]
-            assert rows == {
-                (own, "most"): [1, 0],
-                (own, "least"): [1, 1],
-                (other, "most"): [1, 1],
-                (other, "least"): [1, 0],
-            }
-            assert metrics == {"occlusion-crossed": 1, "srg-crossed": -0.5}
-
-    def test_of_several_others_it_is_the_mean(self, data):
         halves = {"baseline": "left", "sgt": "right", "challenger": "left"}
-        found = {name: metrics for name, (metrics, _) in self.found(data, halves).items()}
-        mixed = {"occlusion-crossed": 0.75, "srg-crossed": 0}
-        assert found["baseline"] == found["challenger"] == mixed
-        assert found["sgt"] == {"occlusion-crossed": 1, "srg-crossed": -0.5}
+        for own, rows in self.found(data, halves).items():
+            assert curves({"cross": rows}) == {
+                (other, side): [1, int((halves[own] == half) == (side == "least"))]
+                for other, half in halves.items()
+                for side in ("most", "least")
+            }
 
-    def test_robustness_is_a_share_of_the_clean_accuracy_and_faithfulness_is_not(self, data):
-        found = self.found(data, {"baseline": "left", "sgt": "left"}, wrong=10)
-        for metrics, rows in found.values():
-            assert metrics == {"occlusion-crossed": 0.5, "srg-crossed": 0.25}
-            assert rows["sgt", "most"] == [0.5, 0]
-
-    def test_a_model_that_is_never_right_has_no_share(self, data):
-        for metrics, _ in self.found(data, {"baseline": "left", "sgt": "left"}, 20).values():
-            assert math.isnan(metrics["occlusion-crossed"])
-            assert metrics["srg-crossed"] == 0
+    @pytest.mark.parametrize("wrong", [0, 10])
+    def test_the_model_that_reads_all_is_robust_and_its_map_tells_nothing(self, data, wrong):
+        """Areas are not divided by the clean accuracy."""
+        parts = {"baseline": "left", "sgt": "left", "challenger": "all"}
+        found = together(self.found(data, parts, wrong))
+        # of the pairs half and half the area is ½ and the gain ½, of all others 1 and 0
+        robust = {"baseline": 2 / 3, "sgt": 2 / 3, "challenger": 7 / 6}
+        faithful = {"baseline": 1 / 3, "sgt": 1 / 3, "challenger": -1 / 6}
+        clean = 1 - wrong / 20
+        assert found == pytest.approx(
+            {("occlusion-crossed", name): clean * value for name, value in robust.items()}
+            | {("srg-crossed", name): clean * value for name, value in faithful.items()}
+        )
 
 
 class TestFitted:
@@ -199,38 +200,31 @@ class TestFitted:
             }
             rows = curves(tables)
             assert rows.keys() == {(each, side) for each in METHODS for side in ("most", "least")}
-            areas, gains = [], []
-            for other, model in fitted.items():
-                under = {
-                    side: by_loop(fitted[name], x, y, maps[other], FRACTIONS, sign)
-                    for side, sign in (("most", 1), ("least", -1))
-                }
-                for side, accuracies in under.items():
-                    assert rows[other, side] == pytest.approx(accuracies), (name, other, side)
-                if other != name:
-                    areas.append(mean_height(under["most"], FRACTIONS))
-                    least, most = (
-                        by_loop(model, x, y, maps[name], FRACTIONS, sign) for sign in (-1, 1)
-                    )
-                    gains.append(mean_height(least, FRACTIONS) - mean_height(most, FRACTIONS))
-            clean = rows[name, "most"][0]
-            assert 0.3 < clean < 1
-            assert numbers(metrics) == pytest.approx(
-                {"occlusion-crossed": sum(areas) / 2 / clean, "srg-crossed": sum(gains) / 2}
-            )
+            for other in METHODS:
+                for side, sign in (("most", 1), ("least", -1)):
+                    under = by_loop(fitted[name], x, y, maps[other], FRACTIONS, sign)
+                    assert rows[other, side] == pytest.approx(under), (name, other, side)
+            assert 0.3 < rows[name, "most"][0] < 1
+            assert metrics == {}
 
     @pytest.mark.parametrize("fill", ["zero", "noise"])
-    def test_what_a_model_loses_under_a_map_counts_for_the_model_of_the_map(self, found, fill):
+    def test_each_model_and_each_map_gets_its_effect_on_what_was_found(self, found, fill):
         rows = {name: curves(tables) for name, (_, _, tables) in found[fill].items()}
-        for name, (_, metrics, _) in found[fill].items():
-            gains = [
-                mean_height(under[name, "least"], FRACTIONS)
-                - mean_height(under[name, "most"], FRACTIONS)
-                for other, under in rows.items()
-                if other != name
-            ]
-            assert float(metrics["srg-crossed"]) == pytest.approx(sum(gains) / len(gains))
-        assert len({float(metrics["srg-crossed"]) for _, metrics, _ in found[fill].values()}) == 3
+        most, least = (
+            np.array(
+                [
+                    [mean_height(rows[one][two, side], FRACTIONS) for two in METHODS]
+                    for one in METHODS
+                ]
+            )
+            for side in ("most", "least")
+        )
+        robust, faithful = effects(most)[0], effects(least - most)[1]
+        joined = together({name: tables["cross"] for name, (_, _, tables) in found[fill].items()})
+        for place, name in enumerate(METHODS):
+            assert joined["occlusion-crossed", name] == pytest.approx(robust[place])
+            assert joined["srg-crossed", name] == pytest.approx(faithful[place])
+        assert len(set(joined.values())) == 2 * len(METHODS)
 
     @pytest.mark.parametrize("fill", ["zero", "noise"])
     def test_the_diagonal_is_the_gain_of_its_own_map(self, found, fill, fitted):
@@ -257,26 +251,45 @@ class TestFitted:
         shares = [row["fraction"] for row in tables["cross"]]
         assert shares == list(FRACTIONS) * 6
 
-    def test_the_model_that_is_crossed_with_itself_gains_what_its_own_map_does(self, data, fitted):
-        models = dict.fromkeys(("baseline", "sgt"), fitted["sgt"])
+    def test_a_model_beside_others_with_its_own_weights_lasts_as_by_its_own_map(self, data, fitted):
+        models = dict.fromkeys(METHODS, fitted["sgt"])
         for subject in evaluations(data, models, **SOME).values():
-            metrics, tables = crossed(subject)
-            rows = curves(tables)
-            assert rows["baseline", "most"] == rows["sgt", "most"]
-            most = mean_height(rows["sgt", "most"], FRACTIONS)
-            least = mean_height(rows["sgt", "least"], FRACTIONS)
-            clean = rows["sgt", "most"][0]
-            expected = {"occlusion-crossed": most / clean, "srg-crossed": least - most}
-            assert numbers(metrics) == pytest.approx(expected)
+            rows = curves(crossed(subject)[1])
+            for side in ("most", "least"):
+                assert rows["baseline", side] == rows["sgt", side] == rows["challenger", side]
 
-    def test_where_one_of_the_others_is_missing_there_are_rows_without_it_and_no_metrics(
-        self, found, data, fitted
+    @pytest.mark.parametrize("why", ["it was not trained", "its logits are not finite"])
+    def test_a_model_that_cannot_be_crossed_is_left_out_and_the_log_names_it(
+        self, found, data, fitted, caplog, why
     ):
         subject = evaluations(data, fitted, **SOME)["baseline"]
-        metrics, tables = crossed(replace(subject, others=subject.others | {"sgt": None}))
+        gone = linear(torch.full((10, 64), torch.nan)) if "logits" in why else None
+        others = subject.others | {"sgt": lambda: gone}
+        metrics, tables = crossed(replace(subject, others=others))
         assert metrics == {}
         _, _, whole = found["zero"]["baseline"]
         assert tables["cross"] == [row for row in whole["cross"] if row["map_of"] != "sgt"]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{subject.run.name} is not crossed with sgt: {why}"
+        ]
+
+    def test_where_all_can_be_crossed_the_log_is_silent(self, data, fitted, caplog):
+        crossed(evaluations(data, fitted, **SOME)["baseline"])
+        assert caplog.text == ""
+
+    def test_models_are_loaded_when_they_are_needed_and_once(self, data, fitted):
+        loaded = []
+
+        def load(name):
+            loaded.append(name)
+            return fitted[name]
+
+        subject = evaluations(data, fitted, **SOME)["baseline"]
+        others = {name: partial(load, name) for name in METHODS if name != "baseline"}
+        subject = replace(subject, others=others)
+        assert loaded == []
+        crossed(subject)
+        assert sorted(loaded) == sorted(others)
 
     def test_who_takes_no_part_gets_nothing(self, data, fitted):
         subject = evaluations(data, fitted, **SOME)["baseline"]
@@ -312,21 +325,25 @@ class TestShard:
         table = pd.read_csv(self.place(folder, method) / "metrics.csv")
         return table.set_index("metric").value
 
-    def test_methods_that_take_part_have_metrics_and_rows_and_others_have_not(self, folder, data):
-        methods = ("baseline", "sgt", "reldrop-block")
+    def test_methods_that_take_part_have_rows_and_the_table_their_metrics(self, folder, data):
+        methods = (*METHODS, "reldrop-block")
         assert self.evaluated(folder, data, *methods) == dict.fromkeys(methods, "made")
-        for method in ("baseline", "sgt"):
-            assert set(LITTLE.metrics()) == set(self.metrics(folder, method).index)
-            rows = pd.read_csv(self.place(folder, method) / "cross.csv")
-            assert set(rows.map_of) == {"baseline", "sgt"}
-        assert set(LITTLE.metrics()) - METRICS == set(self.metrics(folder, "reldrop-block").index)
-        assert not (self.place(folder, "reldrop-block") / "cross.csv").exists()
+        for method in methods:
+            found = set(self.metrics(folder, method).index)
+            assert found == set(LITTLE.metrics()) - METRICS
+            rows = self.place(folder, method) / "cross.csv"
+            assert rows.exists() == (method in METHODS)
+            assert method not in METHODS or set(pd.read_csv(rows).map_of) == set(METHODS)
         collect(RUNS.values(), folder)
-        table = pd.read_csv(folder / "tables" / "cross.csv")
-        assert list(table.columns) == TABLES["cross"]
-        assert set(zip(table.method, table.map_of, strict=True)) == {
-            (one, two) for one in ("baseline", "sgt") for two in ("baseline", "sgt")
+        cross = pd.read_csv(folder / "tables" / "cross.csv")
+        assert list(cross.columns) == TABLES["cross"]
+        assert set(zip(cross.method, cross.map_of, strict=True)) == {
+            (one, two) for one in METHODS for two in METHODS
         }
+        table = pd.read_csv(folder / "tables" / "metrics.csv")
+        for method, rows in table.groupby("method"):
+            wanted = set(LITTLE.metrics()) - (METRICS if method not in METHODS else set())
+            assert set(rows.metric) == wanted
 
     def test_methods_are_crossed_at_one_seed(self, folder, data):
         self.evaluated(folder, data, "baseline")
@@ -339,7 +356,7 @@ class TestShard:
         assert (self.place(folder, "baseline") / "cross.csv").read_text() == first
 
     @pytest.mark.parametrize("why", ["not trained", "failed"])
-    def test_without_the_other_nothing_fails_and_it_is_made_up_for(self, folder, data, why):
+    def test_without_another_nothing_fails_and_it_is_made_up_for(self, folder, data, why, caplog):
         other = self.place(folder, "sgt", "runs")
         kept = shutil.copytree(other, folder / "kept")
         if why == "failed":
@@ -349,18 +366,36 @@ class TestShard:
             shutil.rmtree(other)
         assert self.evaluated(folder, data, "baseline") == {"baseline": "made"}
         assert set(self.metrics(folder, "baseline").index) == set(LITTLE.metrics()) - METRICS
-        rows = pd.read_csv(self.place(folder, "baseline") / "cross.csv")
-        assert set(rows.map_of) == {"baseline"}
+        assert self.crossed_with(folder) == {"baseline", "challenger"}
+        assert f"{RUNS['baseline'].name} is not crossed with sgt" in caplog.text
         assert self.evaluated(folder, data, "baseline") == {"baseline": "kept"}
         shutil.rmtree(other, ignore_errors=True)
         kept.rename(other)
         assert self.evaluated(folder, data, "baseline") == {"baseline": "made"}
-        assert set(self.metrics(folder, "baseline").index) == set(LITTLE.metrics())
+        assert self.crossed_with(folder) == set(METHODS)
+
+    def crossed_with(self, folder):
+        return set(pd.read_csv(self.place(folder, "baseline") / "cross.csv").map_of)
+
+    def test_beside_a_model_that_has_diverged_a_run_is_evaluated_without_it(
+        self, folder, data, caplog
+    ):
+        path = self.place(folder, "sgt", "runs") / "weights.safetensors"
+        weights = {name: each * float("nan") for name, each in load_file(path).items()}
+        save_file(weights, path)
+        outcomes = self.evaluated(folder, data, *METHODS)
+        assert outcomes == {"baseline": "made", "sgt": "failed", "challenger": "made"}
+        assert self.crossed_with(folder) == {"baseline", "challenger"}
+        assert f"{RUNS['baseline'].name} is not crossed with sgt: its logits" in caplog.text
+        collect(RUNS.values(), folder)
+        table = pd.read_csv(folder / "tables" / "metrics.csv")
+        assert not METRICS & set(table.metric)
+        assert set(table.method) == {"baseline", "challenger"}
 
     def test_a_model_that_is_trained_anew_changes_the_scores_of_the_others_alone(
         self, folder, data
     ):
-        methods = ("baseline", "sgt", "reldrop-block")
+        methods = (*METHODS, "reldrop-block")
         self.evaluated(folder, data, *methods)
         before = read_record(self.place(folder, "baseline"))["digest"]
         longer = next(
@@ -370,7 +405,7 @@ class TestShard:
         )
         assert train_shard([longer], folder, data, CPU) == {longer: "made"}
         outcomes = self.evaluated(folder, data, *methods)
-        assert outcomes == {"baseline": "made", "sgt": "made", "reldrop-block": "kept"}
+        assert outcomes == dict.fromkeys(METHODS, "made") | {"reldrop-block": "kept"}
         assert read_record(self.place(folder, "baseline"))["digest"] != before
         run = RUNS["baseline"]
         assert train_shard([run], folder, data, CPU) == {run: "kept"}
@@ -382,13 +417,13 @@ class TestPlan:
     def test_runs_are_crossed_with_the_others_at_their_place(self):
         plan = planned(WIDE)
         found = crossed_runs(plan, plan.runs)
-        taking_part = [run for run in plan.runs if run.method in ("baseline", "sgt")]
-        assert list(found) == taking_part
+        assert list(found) == [run for run in plan.runs if run.method in METHODS]
         for run, others in found.items():
-            [(method, other)] = others.items()
-            assert {run.method, method} == {"baseline", "sgt"}
-            assert other.key == run.key | {"method": method}
-            assert found[other] == {run.method: run}
+            assert {run.method, *others} == set(METHODS)
+            assert len(others) == 2
+            for method, other in others.items():
+                assert other.key == run.key | {"method": method}
+                assert found[other][run.method] is run
 
     def test_without_crossing_nothing_is_paired(self):
         plan = planned(WIDE | {"evaluation.crossed": []})
@@ -402,7 +437,7 @@ class TestPlan:
         for shard in plan.shards:
             place = {(run.model, run.train_size) for run in shard.runs}
             methods = {run.method for run in shard.runs}
-            needed = {"baseline", "sgt"} if methods & {"baseline", "sgt"} else methods
+            needed = set(METHODS) if methods & set(METHODS) else methods
             expected = [
                 each.name
                 for each in plan.shards
@@ -414,7 +449,7 @@ class TestPlan:
         assert all(evaluated_after(plan, each) == [each.name] for each in plan.shards)
 
     def test_it_changes_how_runs_are_evaluated_and_not_how_they_are_trained(self):
-        plain, crossing = planned(GRID), planned(GRID | {"evaluation.crossed": ["baseline", "sgt"]})
+        plain, crossing = planned(GRID), planned(GRID | {"evaluation.crossed": [*METHODS]})
         assert [run.intent for run in plain.runs] == [run.intent for run in crossing.runs]
         intents = [
             [run.scores_intent(plan.experiment.evaluation.model_dump()) for run in plan.runs]
@@ -431,14 +466,18 @@ class TestConfig:
         [
             (
                 {"evaluation.crossed": ["baseline"]},
-                ["evaluation.crossed", "only 'baseline'", "two or more"],
+                ["evaluation.crossed", "only baseline:", "three or more"],
             ),
             (
-                {"evaluation.crossed": ["baseline", "reldrop-blok"]},
+                {"evaluation.crossed": ["baseline", "reldrop-block"]},
+                ["evaluation.crossed", "only baseline, reldrop-block:", "three or more"],
+            ),
+            (
+                THREE | {"evaluation.crossed": ["baseline", "sgt", "reldrop-blok"]},
                 ["evaluation.crossed", "'reldrop-blok'", "did you mean 'reldrop-block'?"],
             ),
             (
-                {"evaluation.crossed": ["baseline", "sgt"]},
+                {"evaluation.crossed": ["baseline", "reldrop-block", "sgt"]},
                 [
                     "evaluation.crossed",
                     "'sgt'",
@@ -464,12 +503,12 @@ class TestConfig:
 
     def test_the_figure_is_drawn_where_methods_are_crossed(self, tmp_path):
         assert "cross-maps" not in read_experiment(written(tmp_path)).drawn_figures()
-        found = read_experiment(written(tmp_path, TWO))
+        found = read_experiment(written(tmp_path, THREE))
         assert "cross-maps" in found.drawn_figures()
-        asked = read_experiment(written(tmp_path, TWO | {"figures": ["cross-maps"]}))
+        asked = read_experiment(written(tmp_path, THREE | {"figures": ["cross-maps"]}))
         assert asked.drawn_figures() == ("cross-maps",)
 
     def test_both_metrics_are_compared_where_an_experiment_does_not_say(self, tmp_path):
-        found: Experiment = read_experiment(written(tmp_path, TWO))
+        found: Experiment = read_experiment(written(tmp_path, THREE))
         assert set(found.tested_metrics()) >= METRICS
         assert not METRICS & set(read_experiment(written(tmp_path)).tested_metrics())

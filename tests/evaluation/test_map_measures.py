@@ -112,7 +112,8 @@ class TestDropped:
         found = numbers(dropped(looking_at(subject_of(data, RUN, model, **FULL), *samples)))
         assert found.keys() == {f"accuracy-drop-{name}" for name in SALIENCIES}
         by_chance = found.pop("accuracy-drop-random")
-        assert found == pytest.approx(dict.fromkeys(found, 0.75))  # 1 − (0.5 · 0.25) / 0.5
+        # in all it loses 1 − (0.5 · 0.25) / 0.5
+        assert found == pytest.approx(dict.fromkeys(found, 0.75 - by_chance))
         assert by_chance == pytest.approx(0.25, abs=0.05)  # it goes as often as any feature
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -128,7 +129,18 @@ class TestDropped:
         curves = [row["accuracy"] for row in tables["accuracy_drop"]]
         assert curves == pytest.approx([share] * len(SALIENCIES) * 3)
 
-    def test_a_linear_model_loses_what_a_plain_loop_takes_away(self, data, fitted):
+    def test_a_map_that_tells_nothing_loses_nothing_however_fragile_the_model(self, data):
+        """All features count alike, so that equal gradients leave their order to chance."""
+        x = 1 + 0.2 * torch.randn(400, 1, 8, 8, generator=seeded())
+        x[:, 0, 0, 0] *= -1
+        y = (x.sum((1, 2, 3)) > x.sum((1, 2, 3)).median()).long()
+        weight = torch.stack([-torch.ones(64), torch.ones(64)])
+        model = linear(weight, torch.tensor([1.0, -1.0]) * x.sum((1, 2, 3)).median())
+        found = numbers(dropped(looking_at(subject_of(data, RUN, model, **FULL), x, y)))
+        assert found["accuracy-drop-random"] > 0.3
+        assert abs(found["accuracy-drop-gradient"]) < 0.05
+
+    def test_a_linear_model_loses_what_a_plain_loop_takes_away_beyond_chance(self, data, fitted):
         fractions = (0.0, 0.2, 0.3, 0.7)
         subject = subject_of(data, RUN, fitted, fractions=fractions, samples=60)
         metrics, tables = dropped(subject)
@@ -142,6 +154,11 @@ class TestDropped:
             "deeplift": (x * weight).abs(),
             "deep-shap": ((x - background.mean(0)) * weight).abs(),
         }
+        random = [row for row in tables["accuracy_drop"] if row["map"] == "random"]
+        assert [row["fraction"] for row in random] == list(fractions)
+        by_chance = mean_height([row["accuracy"] for row in random], fractions)
+        clean = right(fitted, x, y)
+        assert float(metrics["accuracy-drop-random"]) == pytest.approx(clean - by_chance)
         for name, values in maps.items():
             curve = []
             for share in fractions:
@@ -153,11 +170,11 @@ class TestDropped:
             rows = [row for row in tables["accuracy_drop"] if row["map"] == name]
             assert [row["fraction"] for row in rows] == list(fractions)
             assert [row["accuracy"] for row in rows] == pytest.approx(curve, abs=1e-9), name
-            expected = right(fitted, x, y) - mean_height(curve, fractions)
+            expected = by_chance - mean_height(curve, fractions)
             assert float(metrics[f"accuracy-drop-{name}"]) == pytest.approx(expected), name
-            assert expected > 0.1
+            assert clean - mean_height(curve, fractions) > 0.1
 
-    def test_a_saliency_that_a_model_does_not_have_is_no_number_and_the_log_says_why(
+    def test_a_saliency_that_a_model_does_not_have_is_left_out_and_the_log_says_why(
         self, data, caplog
     ):
         torch.manual_seed(0)
@@ -168,12 +185,15 @@ class TestDropped:
         metrics, tables = dropped(subject_of(data, RUN, model))
         found = numbers((metrics, tables))
         missing = {"deeplift", "deep-shap"}
-        assert found.keys() == {f"accuracy-drop-{name}" for name in SALIENCIES}
-        for name in SALIENCIES:
-            assert math.isnan(found[f"accuracy-drop-{name}"]) == (name in missing)
-        assert {row["map"] for row in tables["accuracy_drop"]} == set(SALIENCIES) - missing
-        for name in missing:
-            assert f"accuracy-drop without {name}: " in caplog.text
+        made = set(SALIENCIES) - missing
+        assert found.keys() == {f"accuracy-drop-{name}" for name in made}
+        assert all(math.isfinite(value) for value in found.values())
+        assert {row["map"] for row in tables["accuracy_drop"]} == made
+        assert len(caplog.records) == len(missing)
+        for name, record in zip(("deeplift", "deep-shap"), caplog.records, strict=True):
+            begin = f"{RUN.name}: no accuracy drop by {name}: "
+            assert record.getMessage().startswith(begin)
+            assert len(record.getMessage()) > len(begin)
 
     def test_the_maps_of_the_protocol_change_nothing(self, data, fitted):
         """It is judged by all its saliencies, whatever else is measured."""
@@ -234,13 +254,13 @@ class TestErased:
             assert abs(found[f"{score}-random"]) < 0.05
             assert abs(found[f"{score}-gradient"]) > 0.7
 
-    @pytest.mark.parametrize("fill", ["zero", "mean"])
-    def test_losses_are_those_of_a_plain_loop(self, data, fitted, fill):
+    @pytest.mark.parametrize("fill", ["zero", "blur"])
+    def test_losses_are_those_of_a_plain_loop_whatever_the_fill(self, data, fitted, fill):
         subject = subject_of(data, RUN, fitted, samples=40, fill=fill, maps=("lrp-0",))
         rows = {row["score"]: row for row in erased(subject)[1]["erasure"]}
         x, _ = subject.sampled()
         explained = fitted(x).argmax(1)
-        filled = x.mean() if fill == "mean" else torch.tensor(0.0)
+        filled = torch.tensor(0.0)
 
         def probability(samples):
             chances = fitted(samples).double().softmax(1)
@@ -264,10 +284,23 @@ class TestErased:
             empty = probability(x) - probability(filled.expand_as(x))
             assert rows[score]["empty"] == pytest.approx(empty, abs=1e-6)
 
-    def test_every_map_meets_the_same_random_fill(self, data, fitted):
-        """So without any feature all lose the same; two maps of a linear model are the same."""
+    def test_features_are_emptied_by_the_mean_of_the_pool(self, held_out):
+        pool = held_out.normalised(torch.tensor(held_out.pool.images.x))
+        assert float(pool.double().mean()) == pytest.approx(0, abs=1e-6)
+
+    @pytest.mark.parametrize("fill", ["noise", "blur", "other"])
+    def test_the_fill_of_the_protocol_changes_nothing(self, data, fitted, fill):
+        one, two = (
+            erased(subject_of(data, RUN, fitted, samples=40, fill=each, maps=("gradient",)))
+            for each in ("zero", fill)
+        )
+        assert numbers(one) == numbers(two)
+        assert one[1] == two[1]
+
+    def test_two_maps_that_are_the_same_score_the_same(self, data, fitted):
+        """Those of a linear model; without any feature all maps lose the same."""
         maps = ("gradient-x-input", "lrp-0", "gradient", "random")
-        subject = subject_of(data, RUN, fitted, samples=40, fill="noise", maps=maps)
+        subject = subject_of(data, RUN, fitted, samples=40, maps=maps)
         rows = erased(subject)[1]["erasure"]
         assert len(rows) == 2 * len(maps)
         assert len({row["empty"] for row in rows}) == 1

@@ -13,6 +13,7 @@ from attrreg.figures import draw
 from attrreg.figures.cross_maps import QUANTITIES, cross_maps
 from attrreg.figures.crossing import matrix_of
 from attrreg.figures.style import MethodLabel
+from attrreg.statistics.crossing import FEWEST, crossed_metrics
 
 METHODS = [
     MethodLabel("sgt", "Saliency Guided Training"),
@@ -74,6 +75,20 @@ def words(figure):
     return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
 
 
+def fitted(pairs):
+    """Return the means of rows and columns of an additive layout, fitted without the diagonal."""
+    n = len(pairs)
+    places = [place for place in itertools.product(range(n), repeat=2) if len(set(place)) == 2]
+    columns = [[0, 1 + row, 1 + n + column] for row, column in places]
+    design = numpy.zeros((len(places), 1 + 2 * n))
+    for line, own in zip(design, columns, strict=True):
+        line[own] = 1
+    wanted = [pairs[place] for place in places]
+    found = numpy.linalg.lstsq(design, numpy.array(wanted), rcond=None)[0]
+    layout = found[0] + found[1 : 1 + n, None] + found[1 + n :]
+    return layout.mean(1), layout.mean(0)
+
+
 def shown(value):
     text = f"{value:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "−")
@@ -89,27 +104,37 @@ def test_cells_hold_the_mean_area_and_the_mean_gain_over_the_seeds():
         assert cells_of(gain, 3)[row, column] == shown(numpy.mean(high) - numpy.mean(low))
 
 
-def test_margins_are_means_without_the_diagonal():
-    cross = table()
+@pytest.mark.parametrize("names", [NAMES, [*NAMES, "challenger"]])
+def test_margins_are_those_of_an_additive_layout_without_the_diagonal(names):
+    methods = [*METHODS, MethodLabel("challenger", "Challenger")][: len(names)]
+    cross, n = table(names), len(names)
     for axes, signs in zip(
-        matrices(cross_maps(cross, NOBODY, METHODS)), ((0, 1), (1, -1)), strict=True
+        matrices(cross_maps(cross, NOBODY, methods)), ((0, 1), (1, -1)), strict=True
     ):
-        value = {
-            pair: numpy.mean(
+        value = [
+            numpy.mean(
                 [
                     signs[0] * area(cross, *pair, "least", seed)
                     + signs[1] * area(cross, *pair, "most", seed)
                     for seed in (0, 1, 2)
                 ]
             )
-            for pair in itertools.product(NAMES, repeat=2)
-        }
-        cells = cells_of(axes, 3)
-        for place, name in enumerate(NAMES):
-            others = [other for other in NAMES if other != name]
-            assert cells[place, 3] == shown(numpy.mean([value[name, other] for other in others]))
-            assert cells[3, place] == shown(numpy.mean([value[other, name] for other in others]))
-        assert (3, 3) not in cells
+            for pair in itertools.product(names, repeat=2)
+        ]
+        rows, columns = fitted(numpy.reshape(value, (n, n)))
+        cells = cells_of(axes, n)
+        for place in range(n):
+            assert cells[place, n] == shown(rows[place])
+            assert cells[n, place] == shown(columns[place])
+        assert (n, n) not in cells
+
+
+def test_margins_are_the_means_of_the_metrics_over_the_seeds():
+    metrics = crossed_metrics(table()).groupby(["metric", "method"])["value"].mean()
+    most, gain = (cells_of(axes, 3) for axes in matrices(cross_maps(table(), NOBODY, METHODS)))
+    for place, name in enumerate(NAMES):
+        assert most[place, 3] == shown(100 * metrics["occlusion-crossed", name])
+        assert gain[3, place] == shown(100 * metrics["srg-crossed", name])
 
 
 def test_only_the_diagonal_is_framed():
@@ -149,8 +174,12 @@ def test_equal_numbers_have_one_shade_and_small_differences_not_the_whole_scale(
     assert 0 < max(light) - min(light) < 10
 
 
-def test_a_failed_method_is_crossed_out_in_row_and_column_and_its_reason_noted():
-    cross = table([name for name in NAMES if name != "baseline"])
+@pytest.mark.parametrize("more", [[], ["challenger"]])
+def test_a_failed_method_is_crossed_out_in_row_and_column_and_its_reason_noted(more):
+    """Of three methods two are left, which have no margins; of four the others have theirs."""
+    methods = [*METHODS, *(MethodLabel(name, name.title()) for name in more)]
+    left, n = [method for method in methods if method.name != "baseline"], len(methods)
+    cross = table([method.name for method in left])
     failures = pandas.DataFrame(
         [
             ("digits", "resnet-small", "baseline", 50, s, "training", "Error", "why")
@@ -158,13 +187,18 @@ def test_a_failed_method_is_crossed_out_in_row_and_column_and_its_reason_noted()
         ],
         columns=NOBODY.columns,
     )
-    figure = cross_maps(cross, failures, METHODS)
-    for axes in matrices(figure):
-        cells, boxes = cells_of(axes, 3), boxes_of(axes, 3)
+    figure = cross_maps(cross, failures, methods)
+    without = cross_maps(cross, NOBODY, left)
+    kept = [place for place in range(n + 1) if place != 1]
+    for axes, expected in zip(matrices(figure), matrices(without), strict=True):
+        cells, boxes = cells_of(axes, n), boxes_of(axes, n)
         crossed = {place for place, text in cells.items() if text == "×"}
-        assert crossed == {place for place in cells if 1 in place}
+        assert crossed == {
+            place for place in cells if 1 in place or (n in place and len(left) < FEWEST)
+        }
         assert crossed == {place for place, box in boxes.items() if box.get_hatch()}
-        assert cells[0, 3] == cells[0, 2]
+        for (row, column), text in cells_of(expected, n - 1).items():
+            assert text == "–" or cells[kept[row], kept[column]] == text
     assert "× Baseline failed (stage training)" in words(figure)
     assert "×: nothing measured" in words(figure)
 
@@ -198,8 +232,9 @@ def test_a_curve_that_is_not_whole_counts_as_missing(how):
     figure = cross_maps(cross, NOBODY, METHODS)
     most, gain = (cells_of(axes, 3) for axes in matrices(figure))
     assert most[1, 0] == shown(area(cross, "baseline", "sgt", "most", 0))
-    assert gain[1, 0] == "×"
-    assert [place for place, text in gain.items() if text == "×"] == [(1, 0)]
+    missing = {place for place, text in gain.items() if text == "×"}
+    assert missing == {(1, 0), *((k, 3) for k in range(3)), *((3, k) for k in range(3))}
+    assert "×" not in most.values()
     assert "× Baseline lacks whole curves" in words(figure)
 
 
@@ -218,10 +253,15 @@ def test_one_method_alone_has_no_margins_and_one_seed_suffices():
     assert cells_of(gain, 1) == {(0, 0): shown(high - low), (0, 1): "–", (1, 0): "–"}
 
 
-def test_methods_that_were_not_crossed_are_left_out():
+def test_methods_that_were_not_crossed_are_left_out_and_two_have_no_margins():
     figure = cross_maps(table(["baseline", "sgt"]), NOBODY, METHODS)
     for axes in matrices(figure):
-        assert len(cells_of(axes, 2)) == 2 * 2 + 4
+        cells = cells_of(axes, 2)
+        assert {place for place, text in cells.items() if text == "–"} == {
+            *((0, 2), (1, 2), (2, 0), (2, 1))
+        }
+        assert len(cells) == 2 * 2 + 4
+    assert "×" not in words(figure)
     assert "Swapped" not in words(figure)
 
 
@@ -265,14 +305,32 @@ def test_wide_matrices_are_stacked_and_long_names_are_told_in_full_below():
 
 def test_matrix_of_seeds_agrees_with_loops():
     cube = numpy.random.default_rng(0).normal(size=(4, 3, 3))
-    cube[1, 0, 2] = cube[:, 2, 1] = numpy.nan
+    cube[1, 0, 2] = numpy.nan
     matrix = matrix_of(cube)
-    assert matrix.is_whole.tolist() == [[True, True, False], [True] * 3, [True, False, True]]
+    assert matrix.is_whole.tolist() == [[True, True, False], [True] * 3, [True] * 3]
     assert matrix.cells[0, 2] == pytest.approx(cube[[0, 2, 3], 0, 2].mean())
-    assert numpy.isnan(matrix.cells[2, 1])
-    assert matrix.rows[2] == pytest.approx(matrix.cells[2, 0])
-    assert matrix.rows[0] == pytest.approx((matrix.cells[0, 1] + matrix.cells[0, 2]) / 2)
-    assert matrix.columns[1] == pytest.approx(matrix.cells[0, 1])
+    assert matrix.cells[1, 2] == pytest.approx(cube[:, 1, 2].mean())
+    rows, columns = fitted(matrix.cells)
+    assert matrix.rows == pytest.approx(rows)
+    assert matrix.columns == pytest.approx(columns)
+
+
+def test_without_one_pair_there_are_no_effects():
+    cube = numpy.random.default_rng(0).normal(size=(4, 4, 4))
+    cube[:, 2, 1] = numpy.nan
+    matrix = matrix_of(cube)
+    assert numpy.isnan(matrix.cells).sum() == 1
+    assert numpy.isnan([*matrix.rows, *matrix.columns]).all()
+
+
+def test_methods_of_which_there_is_nothing_take_no_part_in_the_effects():
+    cube = numpy.random.default_rng(0).normal(size=(2, 5, 5))
+    cube[:, 1] = cube[:, :, 1] = numpy.nan
+    matrix, there = matrix_of(cube), [0, 2, 3, 4]
+    rows, columns = fitted(matrix.cells[numpy.ix_(there, there)])
+    assert matrix.rows[there] == pytest.approx(rows)
+    assert matrix.columns[there] == pytest.approx(columns)
+    assert numpy.isnan([matrix.rows[1], matrix.columns[1]]).all()
 
 
 def test_an_empty_table_says_how_to_ask_for_it():

@@ -149,12 +149,12 @@ def trained_on(monkeypatch, run, folder, data):
 class TestTheRunItself:
     """It is what it would be without."""
 
-    def test_its_weights_and_history_are_those_without_folds_and_its_digest_is_not(self, made):
+    def test_its_weights_history_and_digest_are_those_without_folds(self, made):
         run, (folds, plain), _ = made
         assert_same_weights(weights(folds, run), weights(plain, run))
         histories = [(each / "runs" / run.path / "history.csv").read_text() for each in made[1]]
         assert histories[0] == histories[1]
-        assert record(folds, run)["digest"] != record(plain, run)["digest"]
+        assert record(folds, run)["digest"] == record(plain, run)["digest"]
         assert record(folds, run)["steps"] == record(plain, run)["steps"] == STEPS
 
     def test_no_score_is_another_but_those_after_temperature_scaling(self, made):
@@ -277,6 +277,56 @@ class TestFolds:
             Selection(folds=folds).fold([0] * size, folds - 1)
 
 
+MATCHED = {"name": "as-long", "preset": "baseline", "budget": {"matched": "sgt"}}
+EQUAL = {"grid.methods": ["baseline", "sgt", MATCHED]}
+
+
+class TestOtherFolds:
+    """Another number of folds is nothing to the run, and everything to its folds and scores."""
+
+    @pytest.mark.parametrize("method", ["baseline", "as-long"])
+    def test_the_run_is_kept_and_only_its_folds_are_trained(self, data, tmp_path, method):
+        before, after = (run_of(each, method, steps=2, **EQUAL) for each in (FOLDS, 3))
+        assert train_shard([before], tmp_path, data, CPU) == {before: "made"}
+        path = tmp_path / "runs" / before.path / "weights.safetensors"
+        time = path.stat().st_mtime_ns
+        digests = [record(tmp_path, each)["digest"] for each in before.folds]
+        assert train_shard([after], tmp_path, data, CPU) == {after: "kept"}
+        assert path.stat().st_mtime_ns == time
+        found = [record(tmp_path, each) for each in after.folds]
+        assert len(found) == 3
+        assert {each["status"] for each in found} == {"finished"}
+        assert not {each["digest"] for each in found} & set(digests)
+
+    def test_the_run_is_evaluated_again(self, data, tmp_path):
+        regimes = []
+        for folds in (FOLDS, 3, None, FOLDS):
+            run = run_of(folds, steps=2)
+            train_shard([run], tmp_path, data, CPU)
+            assert evaluate_shard([run], tmp_path, data, LITTLE, CPU) == {run: "made"}
+            assert evaluate_shard([run], tmp_path, data, LITTLE, CPU) == {run: "kept"}
+            regimes += scores(tmp_path, run, "reliability").regime.unique().tolist()
+        assert regimes == [*["cross-fitting"] * 2, "validation split", "cross-fitting"]
+
+    @pytest.mark.parametrize("changes", [{}, EQUAL])
+    def test_the_plan_sees_other_shards_of_the_same_runs(self, changes):
+        plans = [
+            planned({"recipe.selection": selection} | changes)
+            for selection in ({"folds": 4}, {"folds": 3}, {})
+        ]
+        assert len({tuple(run.intent for run in plan.runs) for plan in plans}) == 1
+        for shards in zip(*(plan.shards for plan in plans), strict=True):
+            assert len({shard.digest for shard in shards}) == 3
+        four, three, _ = ([part for run in plan.runs for part in run.folds] for plan in plans)
+        assert not {part.intent for part in four} & {part.intent for part in three}
+        assert len({part.intent for part in four}) == len(four)
+
+    @pytest.mark.parametrize("selection", [{"held_back": 0.2}, {"name": "best"}])
+    def test_a_share_that_is_held_back_is_another_run(self, selection):
+        held_back = run_of(None, **{"recipe.selection": selection})
+        assert held_back.intent != run_of(None).intent
+
+
 class TestTemperature:
     """It is that of the pooled logits of samples which a model has not seen."""
 
@@ -302,6 +352,7 @@ class TestTemperature:
     @pytest.mark.parametrize("selection", [{"name": "best"}, {"held_back": 0.2}])
     def test_a_share_that_is_held_back_is_another_regime(self, selection, data, tmp_path):
         run = run_of(None, steps=2, **{"recipe.selection": selection})
+        assert run.recipe.selection.regime == "held back"
         train_shard([run], tmp_path, data, CPU)
         evaluate_shard([run], tmp_path, data, LITTLE, CPU)
         assert set(scores(tmp_path, run, "reliability").regime) == {"held back"}
@@ -309,7 +360,9 @@ class TestTemperature:
     def test_the_table_names_the_regime(self, made):
         run, (folds, plain), _ = made
         assert set(scores(folds, run, "reliability").regime) == {"cross-fitting"}
+        assert run.recipe.selection.regime == "cross-fitting"
         assert set(scores(plain, run, "reliability").regime) == {"validation split"}
+        assert Selection().regime == "validation split"
 
     def test_the_unscaled_diagram_is_the_same_under_every_regime(self, made):
         run, places, _ = made
@@ -502,6 +555,22 @@ def test_what_cross_fitting_costs_stands_beside_what_the_run_costs(made):
     assert "cross_fitting_seconds" not in tables[1].index
 
 
+@pytest.mark.parametrize("why", ["failed", "missing"])
+def test_what_cross_fitting_costs_is_not_told_of_a_part_of_its_models(made, tmp_path, why):
+    run, (folder, _), _ = made
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    place = copied / "runs" / run.folds[1].path
+    if why == "failed":
+        text = (place / "run.json").read_text()
+        (place / "run.json").write_text(text.replace('"finished"', '"failed"'))
+    else:
+        shutil.rmtree(place)
+    collect([run], copied)
+    found = pd.read_csv(copied / "tables" / "cost.csv").metric
+    assert "cross_fitting_seconds" not in set(found)
+    assert "training_seconds" in set(found)
+
+
 WRONG = {
     "folds and a share": (
         {"recipe.selection": {"folds": 4, "held_back": 0.2}},
@@ -551,9 +620,8 @@ def test_two_samples_per_class_are_enough(folds):
 
 
 def test_models_of_a_matched_length_train_for_what_a_fold_of_the_other_would_cost(data, tmp_path):
-    matched = {"name": "as-long", "preset": "baseline", "budget": {"matched": "sgt"}}
     recipe = {"epochs": 2, "batch_size": 8, "selection": {"folds": FOLDS}}
-    changes = {"grid.methods": ["baseline", "sgt", matched], "recipe": recipe}
+    changes = EQUAL | {"recipe": recipe}
     run = next(
         each
         for each in planned({"grid.train_sizes": [SIZE]} | changes).runs
