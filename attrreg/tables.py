@@ -13,9 +13,9 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from attrreg.cells import Run
+from attrreg.crossing import crossed_metrics
 from attrreg.files import writing
 from attrreg.records import read_record
-from attrreg.statistics.crossing import crossed_metrics
 
 __all__ = ["TABLES", "collect", "read_table", "write_table"]
 

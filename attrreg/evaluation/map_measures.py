@@ -161,7 +161,7 @@ def crossed(subject: Subject) -> Found:
 
     Of the sample, by the rule of the orders, under the headline fill, with the same ties and fill
     for all methods at one place. Robustness and faithfulness follow when the tables of all runs are
-    together (`attrreg.statistics.crossing`). A model that was not trained, or has diverged, is left
+    together (`attrreg.crossing`). A model that was not trained, or has diverged, is left
     out; the log names it.
     """
     if subject.others is None:

@@ -10,11 +10,11 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from attrreg.crossing import FEWEST, areas
 from attrreg.figures.crossing import Matrix, matrix_of
 from attrreg.figures.gaps import failure_notes, has_number, places, seed_list
 from attrreg.figures.page import MARGIN, WIDTH, Page, open_page, text_height, text_width, wrap
 from attrreg.figures.style import Mark, MethodLabel, marks_of, styled
-from attrreg.statistics.crossing import FEWEST, areas
 
 __all__ = ["cross_maps"]
 

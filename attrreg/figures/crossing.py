@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from attrreg.statistics.crossing import effects
+from attrreg.crossing import effects
 
 __all__ = ["Matrix", "matrix_of"]
 
@@ -22,7 +22,7 @@ class Matrix:
         (n, n): every seed is there.
     rows, columns
         (n,) effects of models and of maps, from the cells off the diagonal
-        (`attrreg.statistics.crossing.effects`); NaN where one of these cells is missing.
+        (`attrreg.crossing.effects`); NaN where one of these cells is missing.
     """
 
     cells: numpy.ndarray

@@ -21,9 +21,11 @@ __all__ = ["differences"]
 
 ABOUT = (
     "Difference (method − reference) with its interval over clusters (dataset, seed): t below 20 "
-    "clusters, bootstrap from there; not corrected. The shaded rows pool all train sizes. Beside "
-    "it: p of the exact sign-flip test, Holm-corrected within a metric, and the verdict."
+    "clusters, bootstrap from there; not corrected. {}Beside it: p of the exact sign-flip test, "
+    "Holm-corrected within a metric, and the verdict."
 )
+POOLED = "The shaded rows pool all train sizes. "
+ALONE = "All are at train size {}. "
 PITCH, ABOVE, FOOT = 0.162, 0.11, 0.46
 NAMES, SIZES, TEXTS, BETWEEN = 1.2, 0.56, 1.18, 0.08
 TEXT_SIZE, TITLE_SIZE = 8.0, 8.5
@@ -63,7 +65,9 @@ def differences(
     """Draw the differences of all methods to their references, one panel per metric.
 
     A guided method against its control stands in a block of its own. A difference that is missing
-    or not finite is marked by a cross at the left edge.
+    or not finite is marked by a cross at the left edge. Comparisons of which two neighbouring
+    panels have nothing, and no run has failed, have no rows there: not every method can have every
+    metric.
 
     Parameters
     ----------
@@ -85,8 +89,10 @@ def differences(
     rows = tests[tests["method"].isin(marks) & tests["reference"].isin(marks)]
     metrics = list(dict.fromkeys(rows["metric"]))
     failures = failures[failures["method"].isin(marks)]
-    layout = _lay_out(rows, marks, _sizes(rows, failures))
-    letters = _letters(rows, layout.groups)
+    sizes = _sizes(rows, failures)
+    bands = [metrics[start : start + 2] for start in range(0, len(metrics), 2)]
+    layouts = [_lay_out(rows[rows["metric"].isin(band)], failures, marks, sizes) for band in bands]
+    letters = _letters(rows, [group for layout in layouts for group in layout.groups])
     notes = [f"({letter}) {reason}" for reason, letter in letters.items()]
     notes += failure_notes(failures, methods)
     if not metrics:
@@ -99,11 +105,11 @@ def differences(
         ABOVE + text_height(max(map(len, heads[start : start + 2])), TITLE_SIZE)
         for start in range(0, len(heads), 2)
     ]
-    below = layout.n_rows * PITCH + FOOT
-    page = open_page(title, ABOUT, sum(above) + len(above) * below, notes=notes)
+    below = [layout.n_rows * PITCH + FOOT for layout in layouts]
+    page = open_page(title, _about(sizes), sum(above) + sum(below), notes=notes)
     for number, metric in enumerate(metrics):
         row, column = divmod(number, 2)
-        top = sum(above[: row + 1]) + row * below
+        layout, top = layouts[row], sum(above[: row + 1]) + sum(below[:row])
         if column == 0:
             _write_names(page, top, layout)
         across = left + column * (width + TEXTS + BETWEEN)
@@ -114,6 +120,11 @@ def differences(
     return page.figure
 
 
+def _about(sizes: list[str]) -> str:
+    is_pooled = any(not size.isdigit() for size in sizes)
+    return ABOUT.format(POOLED if is_pooled else ALONE.format(*sizes) if len(sizes) == 1 else "")
+
+
 def _head(metric: MetricLabel, width: float) -> list[str]:
     """Return the lines above a panel: the metric's name, then its unit."""
     unit = wrap(f"({metric.unit})", width, TITLE_SIZE) if metric.unit else []
@@ -121,18 +132,30 @@ def _head(metric: MetricLabel, width: float) -> list[str]:
 
 
 def _sizes(rows: pandas.DataFrame, failures: pandas.DataFrame) -> list[str]:
-    """Return the train sizes, ascending, then ``all``; a size where everything failed counts."""
+    """Return the train sizes, ascending, then ``all``; a size where everything failed counts.
+
+    All of one size are that size, so it stands alone.
+    """
     sizes = {str(size) for size in rows["train_size"]}
     if any(size.isdigit() for size in sizes):
         sizes |= {str(size) for size in failures["train_size"]}
-    return sorted(sizes, key=_by_size)
+    numbers = {size for size in sizes if size.isdigit()}
+    return sorted(numbers if len(numbers) == 1 else sizes, key=_by_size)
 
 
-def _lay_out(rows: pandas.DataFrame, marks: dict[str, Mark], sizes: list[str]) -> Layout:
+def _lay_out(
+    rows: pandas.DataFrame, failures: pandas.DataFrame, marks: dict[str, Mark], sizes: list[str]
+) -> Layout:
     blocks, pairs = [], []
+    there = set(zip(rows["reference"], rows["method"], strict=True))
+    failed = set(failures["method"])
     for reference in [name for name in marks if (rows["reference"] == name).any()]:
         method = marks[reference].method
-        compared = [name for name in marks if name != reference]
+        compared = [
+            name
+            for name in marks
+            if (reference, name) in there or (name != reference and {reference, name} & failed)
+        ]
         if method.is_control:
             found = set(rows.loc[rows["reference"] == reference, "method"])
             pairs += [(reference, name) for name in compared if name == method.family]
@@ -149,7 +172,7 @@ def _lay_out(rows: pandas.DataFrame, marks: dict[str, Mark], sizes: list[str]) -
             text = marks[name].method.text
             if heading == GUIDED:
                 text += f" − {reference.rpartition('/')[2]}"
-            lines = wrap(text, NAMES - 0.05, TEXT_SIZE)
+            lines = wrap(text, NAMES - 0.05 + SIZES * (len(sizes) == 1), TEXT_SIZE)
             groups.append(Group(marks[name], reference, lines, top))
             top += max(len(sizes), len(lines)) + GROUP_GAP
         top += 0.3
@@ -193,7 +216,7 @@ def _write_names(page: Page, top: float, layout: Layout) -> None:
     for group in layout.groups:
         for number, line in enumerate(group.lines):
             page.text(MARGIN, top + (group.top + number + 0.5) * PITCH, line, **style)
-        for number, size in enumerate(layout.sizes):
+        for number, size in enumerate(layout.sizes if len(layout.sizes) > 1 else ()):
             label = f"n = {size}" if size.isdigit() else f"{size} sizes"
             y = top + (group.top + number + 0.5) * PITCH
             page.text(MARGIN + NAMES + SIZES - 0.06, y, label, ha="right", **style)

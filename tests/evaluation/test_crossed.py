@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_evaluation import CPU, linear, looking_at, subject_of
 
 from attrreg.config import ConfigError, Experiment, read_experiment
+from attrreg.crossing import crossed_metrics, effects
 from attrreg.evaluation.faithfulness import symmetric_relevance_gain
 from attrreg.evaluation.map_measures import crossed
 from attrreg.evaluation.scores import evaluate_shard
@@ -20,7 +21,6 @@ from attrreg.evaluation.subject import HeldOut
 from attrreg.plan import crossed_runs, evaluated_after
 from attrreg.protocol import Evaluation
 from attrreg.records import read_record
-from attrreg.statistics.crossing import crossed_metrics, effects
 from attrreg.tables import KEYS, TABLES, collect
 from attrreg.training.runs import build_model, train_shard
 

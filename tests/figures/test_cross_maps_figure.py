@@ -9,11 +9,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from test_style import lightness
 
+from attrreg.crossing import FEWEST, crossed_metrics
 from attrreg.figures import draw
 from attrreg.figures.cross_maps import QUANTITIES, cross_maps
 from attrreg.figures.crossing import matrix_of
 from attrreg.figures.style import MethodLabel
-from attrreg.statistics.crossing import FEWEST, crossed_metrics
 
 METHODS = [
     MethodLabel("sgt", "Saliency Guided Training"),

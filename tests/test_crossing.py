@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attrreg.statistics.crossing import FEWEST, areas, crossed_metrics, effects
+from attrreg.crossing import FEWEST, areas, crossed_metrics, effects
 
 METHODS = ("sgt", "baseline", "challenger", "reldrop-block")
 FRACTIONS = (0.0, 0.2, 0.5, 0.9)
