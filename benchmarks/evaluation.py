@@ -143,6 +143,7 @@ def _tasks(subject: Subject) -> dict[str, Callable[[], object]]:
 
 def _leak(subject: Subject) -> None:
     x, y = subject.held_out.splits["test"]
+    y = y % subject.run.source.entry.classes
     images, parts = Images(x, y, None), always(catalogue.preset("reldrop-block"))
     steps = leak_measure._steps(len(y))
     readings(subject.run, parts, subject.model, images, images, subject.held_out.pool, steps=steps)
