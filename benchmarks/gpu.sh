@@ -21,4 +21,6 @@ check 50 benchmarks/relevance.py --device cuda
 check 50 benchmarks/relevance.py --device cuda --dtype bfloat16
 check 50 benchmarks/relevance.py --device cuda --dtype bfloat16 \
     --model vit_tiny_patch16_224 --image-size 224
+check 25 benchmarks/evaluation.py --device cuda --repeats 2 --only "predictions and calibration" \
+    "occlusion random-pixels" "occlusion most-relevant-first" margin "erasure, gradient"
 exit "$failed"
