@@ -51,7 +51,9 @@ PREDICTIONS = ("accuracy", "top5", "balanced-accuracy")
 # Each as it is, and after temperature scaling, which changes no prediction.
 CALIBRATION = (
     *("nll", "brier", "brier-reliability", "brier-resolution"),
-    *("ece", "ece-debiased", "ece-mass", "ece-classwise", "ece-expected", "mce"),
+    *("ece", "ece-debiased", "ece-mass", "ece-classwise", "mce"),
+    # what a perfectly calibrated model with these confidences would show by chance
+    *("ece-expected", "ece-mass-expected", "ece-classwise-expected", "mce-expected"),
 )
 # Of measures that give the same metrics whatever else is asked for.
 FIXED: dict[Measure, tuple[str, ...]] = {

@@ -45,7 +45,8 @@ PROTOCOLS = {
 }
 # They tell of other metrics, or of the model or the images alone.
 WITHOUT_DIRECTION = (
-    *("temperature", "ece-expected", "sparseness-"),
+    *("temperature", "ece-expected", "ece-mass-expected", "ece-classwise-expected"),
+    *("mce-expected", "sparseness-"),
     *("accuracy-drop-random", "leak-image"),
 )
 

@@ -5,7 +5,8 @@ from its confidence by chance even where the model is perfectly calibrated, and 
 cancel. Two ways out, both on the bins of `attrreg.evaluation.calibration.reliability`, whose
 parameters and errors are those of the functions here:
 
-* say what chance alone would give at this size and confidence (`expected_ece`, `calibrated_eces`);
+* say what chance alone would give at this size and confidence (`expected_ece`, `expected_mce`,
+  `expected_classwise_ece`, `calibrated_eces`);
 * estimate without the bias: exactly for the squared error (`debiased_square`), and from it
   `debiased_rmsce`; about, for the absolute one (`debiased_ece`).
 """
@@ -18,7 +19,15 @@ from torch import Tensor
 from attrreg.evaluation.calibration import in_bins, reliability
 from attrreg.evaluation.checks import check_whole, checked_logits
 
-__all__ = ["calibrated_eces", "debiased_ece", "debiased_rmsce", "debiased_square", "expected_ece"]
+__all__ = [
+    "calibrated_eces",
+    "debiased_ece",
+    "debiased_rmsce",
+    "debiased_square",
+    "expected_classwise_ece",
+    "expected_ece",
+    "expected_mce",
+]
 
 DRAWS = 1000
 NUMBERS = 2**22  # drawn at a time; bounds the memory, not the result
@@ -107,17 +116,66 @@ def calibrated_eces(
         On any device; None: one of seed 0 on the CPU.
     """
     confidence = checked_logits(logits).softmax(dim=1).amax(dim=1)
+    return _gaps_by_chance(confidence, bins, scheme, draws, generator)[0].sum(1) / len(confidence)
+
+
+def expected_mce(
+    logits: Tensor,
+    bins: int = 15,
+    scheme: str = "width",
+    draws: int = DRAWS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the mean of the largest calibration errors that chance alone would show, ().
+
+    Parameters and draws are those of `calibrated_eces`.
+    """
+    confidence = checked_logits(logits).softmax(dim=1).amax(dim=1)
+    gaps, count = _gaps_by_chance(confidence, bins, scheme, draws, generator)
+    filled = count > 0
+    return (gaps[:, filled] / count[filled]).amax(1).mean()
+
+
+def expected_classwise_ece(
+    logits: Tensor,
+    bins: int = 15,
+    scheme: str = "width",
+    draws: int = DRAWS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the mean classwise ECE that chance alone would show, ().
+
+    In every draw each sample has each class with the probability that the model gives it. The
+    classes of a sample are drawn apart from each other, which changes no mean. So many classes need
+    fewer draws of each: `draws` are shared by all, at least ten for each. Parameters are those of
+    `calibrated_eces`.
+    """
+    probabilities = checked_logits(logits).softmax(dim=1)
     check_whole(draws, "draws")
-    index, _, _ = in_bins(confidence, bins, scheme)
-    bin_of = torch.nn.functional.one_hot(index, bins).double()
-    expected = confidence @ bin_of
+    each = max(10, -(-draws // probabilities.shape[1]))
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    n, found = len(confidence), []
+    errors = [
+        _gaps_by_chance(column, bins, scheme, each, generator)[0].sum(1).mean()
+        for column in probabilities.unbind(1)
+    ]
+    return torch.stack(errors).mean() / len(probabilities)
+
+
+def _gaps_by_chance(
+    probability: Tensor, bins: int, scheme: str, draws: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return |number − expected number| of what has a probability, per draw and bin, and counts."""
+    check_whole(draws, "draws")
+    index, _, _ = in_bins(probability, bins, scheme)
+    bin_of = torch.nn.functional.one_hot(index, bins).double()
+    expected = probability @ bin_of
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    n, found = len(probability), []
     for part in torch.arange(draws).split(max(NUMBERS // n, 1)):
         drawn = torch.rand((len(part), n), generator=generator, device=generator.device)
-        right = (drawn.to(confidence.device) < confidence).double() @ bin_of
-        found.append((right - expected).abs().sum(1) / n)
-    return torch.cat(found)
+        hits = (drawn.to(probability.device) < probability).double() @ bin_of
+        found.append((hits - expected).abs())
+    return torch.cat(found), bin_of.sum(0)
 
 
 def _folded_normal_mean(mean: Tensor, deviation: Tensor) -> Tensor:

@@ -82,8 +82,11 @@ def _calibration(logits: Tensor, labels: Tensor, bins: int) -> dict[str, Tensor]
         "ece-debiased": calibration_bias.debiased_ece(logits, labels, bins),
         "ece-mass": calibration.ece(logits, labels, bins, "mass"),
         "ece-classwise": calibration.classwise_ece(logits, labels, bins),
-        "ece-expected": calibration_bias.expected_ece(logits, bins),
         "mce": calibration.mce(logits, labels, bins),
+        "ece-expected": calibration_bias.expected_ece(logits, bins),
+        "ece-mass-expected": calibration_bias.expected_ece(logits, bins, "mass"),
+        "ece-classwise-expected": calibration_bias.expected_classwise_ece(logits, bins),
+        "mce-expected": calibration_bias.expected_mce(logits, bins),
     }
 
 

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torchmetrics.functional.classification.calibration_error import _ce_compute
 
-from attrreg.evaluation.calibration import ece, reliability, rmsce
+from attrreg.evaluation.calibration import classwise_ece, ece, mce, reliability, rmsce
 from attrreg.evaluation.calibration_bias import (
     calibrated_eces,
     debiased_ece,
     debiased_rmsce,
     debiased_square,
+    expected_classwise_ece,
     expected_ece,
+    expected_mce,
 )
 
 
@@ -112,6 +114,26 @@ def test_expected_errors_are_those_of_labels_from_the_models_own_probabilities(s
     assert found.std().item() == pytest.approx(drawn.std().item(), rel=0.15)
 
 
+@pytest.mark.parametrize("scheme", ["width", "mass"])
+@pytest.mark.parametrize(
+    ("measured", "expected"), [(mce, expected_mce), (classwise_ece, expected_classwise_ece)]
+)
+def test_other_expected_errors_are_those_of_such_labels_too(measured, expected, scheme):
+    logits, _ = calibrated(100, 2.0, 1)
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.multinomial(logits.softmax(1), 600, replacement=True, generator=generator)
+    drawn = torch.stack([measured(logits, each, 8, scheme) for each in labels.T])
+    found = expected(logits, 8, scheme, 4000)
+    assert abs(found - drawn.mean()) < 4 * drawn.std() / math.sqrt(600)
+    assert found.dtype == torch.float64
+    assert found.ndim == 0
+
+
+def test_the_largest_error_of_one_bin_is_its_only_one():
+    logits = logits_of(*[0.7] * 20)
+    assert expected_mce(logits, 1).item() == pytest.approx(expected_ece(logits, 1).item())
+
+
 def test_expected_error_of_one_bin_is_that_of_a_binomial():
     found = expected_ece(logits_of(*[0.7] * 20), 1, draws=20_000)
     ways = [math.comb(20, k) * 0.7**k * 0.3 ** (20 - k) for k in range(21)]
@@ -119,8 +141,11 @@ def test_expected_error_of_one_bin_is_that_of_a_binomial():
     assert found.item() == pytest.approx(expected, rel=0.03)
 
 
-def test_a_sure_model_shows_nothing_by_chance():
-    assert expected_ece(torch.tensor([[1000.0, 0.0]] * 5)).item() == 0
+@pytest.mark.parametrize("expected", [expected_ece, expected_mce, expected_classwise_ece])
+def test_a_sure_model_shows_nothing_by_chance(expected):
+    assert expected(torch.tensor([[1000.0, 0.0]] * 5)).item() == 0
+    with pytest.raises(ValueError, match="draws is 0"):
+        expected(torch.tensor([[1000.0, 0.0]] * 5), draws=0)
 
 
 def test_draws_are_those_of_the_generator_and_do_not_touch_other_randomness():
