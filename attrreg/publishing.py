@@ -1,6 +1,7 @@
 """What others need to read an experiment and to draw it again: its tables, figures, and origin.
 
-Torch-free. Runs and scores stay behind: they are large, and the tables hold what they say.
+Torch-free. Runs, scores and the history of the trainings stay behind: they are large, and no figure
+or claim reads them.
 """
 
 import shutil
@@ -21,13 +22,14 @@ NEEDED = {
     "tests.csv": "attrreg test",
     "claims.txt": "attrreg claims",
 }
-SHOWN = ("python", "torch", "timm", "system", "machine")  # of the environment of a run
+BEHIND = "history.csv"
+PUBLISHED = {"README.md", "tables", "figures"}
 
 
 def publish(experiment: Experiment, runs: Sequence[Run], folder: Path, target: Path) -> Path:
     """Copy the tables and the figures of an experiment, and say where they are from.
 
-    The folder comes into place by rename, in place of an older one.
+    The folder comes into place by rename, in place of one that was published before.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ def publish(experiment: Experiment, runs: Sequence[Run], folder: Path, target: P
     FileNotFoundError
         A table or a figure is missing; the message names the command that makes it.
     ValueError
-        The target lies in the experiment's folder, or holds something that was not published.
+        The target is the experiment's folder, lies in it or holds it, or has anything in it that is
+        not of an earlier publication.
     """
     tables, figures = folder / "tables", folder / "figures"
     for name, command in NEEDED.items():
@@ -60,18 +63,33 @@ def publish(experiment: Experiment, runs: Sequence[Run], folder: Path, target: P
     for path in drawn:
         if not path.is_file():
             raise FileNotFoundError(f"there is no figure {path}: run `attrreg draw` first")
-    if target.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{target} lies in {folder}: give a folder outside of the experiment's")
-    if target.exists() and any(target.iterdir()) and not (target / "README.md").is_file():
-        raise ValueError(f"{target} is not empty and was not published: give another folder")
+    _check_replaceable(target, folder)
     with new_directory(target) as made:
-        shutil.copytree(tables, made / "tables")
+        shutil.copytree(tables, made / "tables", ignore=shutil.ignore_patterns(BEHIND))
         (made / "figures").mkdir()
         for path in drawn:
             shutil.copy2(path, made / "figures")
         about = _about(experiment, runs, folder, [path.stem for path in drawn])
         (made / "README.md").write_text(about, encoding="utf-8")
     return target / "README.md"
+
+
+def _check_replaceable(target: Path, folder: Path) -> None:
+    """Refuse a target whose place nothing may take: what is in it would be gone."""
+    there, own = target.resolve(), folder.resolve()
+    if there.is_relative_to(own) or own.is_relative_to(there):
+        raise ValueError(f"{target} lies in {folder}, or holds it: give a folder outside of it")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ValueError(f"{target} is a file: give a folder")
+    found = {path.name for path in target.iterdir()}
+    if found and (found != PUBLISHED or not (target / "tables" / "experiment.yaml").is_file()):
+        strange = sorted(found - PUBLISHED) or sorted(found)
+        raise ValueError(
+            f"{target} holds {', '.join(strange[:5])} and was not published: only an empty folder, "
+            "or one that was published before, is replaced; give another one"
+        )
 
 
 def _about(experiment: Experiment, runs: Sequence[Run], folder: Path, figures: list[str]) -> str:
@@ -104,7 +122,8 @@ def _environments(records: Sequence[dict[str, Any]]) -> list[str]:
     counts: Counter[str] = Counter()
     for each in records:
         known = each["environment"]
-        said = [f"{name} {known[name]}" for name in SHOWN[:3] if name in known]
-        said += [" ".join(str(known[name]) for name in SHOWN[3:] if name in known)]
-        counts[f"{', '.join(said)}; {each['device']}, {each['precision']}"] += 1
+        counts[
+            f"Python {known['python']}, torch {known['torch']}, timm {known['timm']}, "
+            f"{known['system']} {known['machine']}; {each['device']}, {each['precision']}"
+        ] += 1
     return [f"* {count} runs: {said}" for said, count in counts.most_common()]

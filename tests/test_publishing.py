@@ -54,7 +54,11 @@ def test_tables_and_figures_are_those_of_the_experiment_and_runs_stay_behind(pla
     assert answer.code == 0, answer.err
     assert str(place.published / "README.md") in answer.out
     assert {path.name for path in place.published.iterdir()} == {"README.md", "tables", "figures"}
-    for path in (place.folder / "tables").iterdir():
+    tables = {path.name for path in (place.published / "tables").iterdir()}
+    of_experiment = {path.name for path in (place.folder / "tables").iterdir()}
+    assert tables == of_experiment - {"history.csv"}
+    for name in tables:
+        path = place.folder / "tables" / name
         assert (place.published / "tables" / path.name).read_bytes() == path.read_bytes()
     assert [path.name for path in (place.published / "figures").iterdir()] == [
         "accuracy-by-train-size.svg"
@@ -110,13 +114,33 @@ def test_what_is_missing_is_named_and_nothing_is_published(place, lost, said):
     assert not place.published.exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(place):
-    place.published.mkdir(parents=True)
-    (place.published / "thesis.tex").write_text("mine")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["thesis.tex"],
+        ["README.md", "setup.py"],
+        ["README.md", "tables/experiment.yaml", "figures/a.svg", "notes.txt"],
+        ["README.md", "tables/other.csv", "figures/a.svg"],
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(place, names):
+    """Also a checkout, which has a README, too."""
+    for name in names:
+        path = place.published / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
     answer = place("publish")
     assert answer.code == 2
     assert "was not published" in answer.err
-    assert (place.published / "thesis.tex").read_text() == "mine"
-    inside = place("publish", "--target", place.folder / "tables" / "x")
-    assert inside.code == 2
-    assert "outside" in inside.err
+    found = [path for path in place.published.rglob("*") if path.is_file()]
+    assert {path.relative_to(place.published).as_posix() for path in found} == set(names)
+    assert all(path.read_text() == "mine" for path in found)
+
+
+@pytest.mark.parametrize("target", ["tiny", "tiny/tables/x", ".", ".."])
+def test_the_experiment_itself_is_never_replaced(place, target):
+    before = sorted(place.results.rglob("*"))
+    answer = place("publish", "--target", place.results / target)
+    assert answer.code == 2
+    assert "outside" in answer.err
+    assert sorted(place.results.rglob("*")) == before
