@@ -10,6 +10,8 @@ from experiments import DEMO, command, is_finished, planned, written
 from attrreg import catalogue, cli
 from attrreg.plan import make_plan
 from attrreg.records import read_record
+from attrreg.statistics import clusters_needed, smallest_visible
+from attrreg.statistics.intervals import clusters_for_power
 
 COMMANDS = typer.main.get_command(cli.app).commands
 STEPS = {
@@ -125,6 +127,21 @@ class TestPlan:
     def test_a_reconstruction_is_called_one(self, tmp_path):
         place = Place(tmp_path, {"grid.methods": ["baseline", "challenger"]})
         assert "Challenger (reconstruction)" in place("plan").out
+
+    def test_it_says_what_the_design_can_show_and_what_it_would_take(self, tmp_path):
+        changes = {
+            "grid.methods": ["baseline", "sgt", "challenger", "random-erasing"],
+            "grid.seeds": 6,
+        }
+        said = Place(tmp_path, changes)("plan").out
+        seen = [smallest_visible(6, spread, 0.05, 3) for spread in (1.0, 2.0, 4.0)]
+        needed = [clusters_for_power(2 / spread, 0.05 / 3) for spread in (1.0, 2.0, 4.0)]
+        numbers = re.search(r"a true difference of ([\d., ]+) points.* about ([\d, or]+) clu", said)
+        shown = [float(each) for each in numbers[1].split(", ")]
+        assert shown == pytest.approx(seen, abs=0.051)
+        for each, exact in zip(re.findall(r"\d+", numbers[2]), needed, strict=True):
+            assert abs(int(each) - max(exact, clusters_needed(0.05, 3))) <= 1
+        assert f"6 clusters (dataset, seed); {clusters_needed(0.05, 3)} or more" in said
 
     def test_shards_can_be_listed(self, tmp_path):
         place = Place(tmp_path, {"grid.methods": ["baseline", "sgt"], "grid.seeds": 8})
