@@ -13,50 +13,12 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from attrreg.cells import Run
+from attrreg.columns import KEYS, SCORED, TABLES
 from attrreg.crossing import crossed_metrics
 from attrreg.files import writing
 from attrreg.records import read_record
 
-__all__ = ["TABLES", "collect", "read_table", "write_table"]
-
-KEYS = ["dataset", "model", "method", "train_size", "seed"]
-FAILURES = [*KEYS, "stage", "error", "message"]
-TABLES = {
-    "metrics": [*KEYS, "metric", "value"],
-    "cost": [*KEYS, "metric", "value"],
-    "curves": [*KEYS, "order", "fill", "fraction", "accuracy", "nll"],
-    "reliability": [
-        *KEYS,
-        "regime",
-        "scaled",
-        "bin",
-        "low",
-        "high",
-        "count",
-        "confidence",
-        "accuracy",
-    ],
-    "classes": [*KEYS, "class", "count", "accuracy"],
-    "localization": [*KEYS, "map", "score", "value", "centre", "chance", "undefined"],
-    "faithfulness": [*KEYS, "map", "fill", "first", "fraction", "accuracy"],
-    "accuracy_drop": [*KEYS, "map", "fraction", "accuracy"],
-    "erasure": [*KEYS, "map", "score", "value", "chance", "empty", "relative"],
-    "cross": [*KEYS, "map_of", "first", "fraction", "accuracy"],
-    "shift": [*KEYS, "corruption", "severity", "accuracy"],
-    "leak": [
-        *(*KEYS, "told", "read", "accuracy", "low", "high", "chance"),
-        *("masks", "images", "learning_images"),
-    ],
-    "zero_shot": [
-        *(*KEYS, "set", "kind", "samples", "left_out", "classes"),
-        *("metric", "value", "chance"),
-    ],
-    "history": [*KEYS, "epoch", "step", "learning_rate", "loss", "accuracy"],
-    "failures": FAILURES,
-}
-
-# What an evaluation writes; a table that no protocol asks for, or no dataset allows, has no rows.
-SCORED = tuple(name for name in TABLES if name not in ("cost", "history", "failures"))
+__all__ = ["collect", "read_table", "write_table"]
 
 
 def collect(runs: Iterable[Run], folder: Path) -> dict[str, int]:

@@ -8,7 +8,8 @@ import pytest
 from experiments import planned
 from safetensors.numpy import load_file, save_file
 
-from attrreg.tables import TABLES, collect, read_table, write_table
+from attrreg.columns import TABLES
+from attrreg.tables import collect, read_table, write_table
 
 KEYS = ["dataset", "model", "method", "train_size", "seed"]
 PLAN = planned(

@@ -12,6 +12,7 @@ from experiments import planned, prepare_data, written
 from safetensors.torch import load_file, save_file
 from small_evaluation import CPU, linear, looking_at, subject_of
 
+from attrreg.columns import KEYS, TABLES
 from attrreg.config import ConfigError, Experiment, read_experiment
 from attrreg.crossing import crossed_metrics, effects
 from attrreg.evaluation.faithfulness import symmetric_relevance_gain
@@ -21,7 +22,7 @@ from attrreg.evaluation.subject import HeldOut
 from attrreg.plan import crossed_runs, evaluated_after
 from attrreg.protocol import Evaluation
 from attrreg.records import read_record
-from attrreg.tables import KEYS, TABLES, collect
+from attrreg.tables import collect
 from attrreg.training.runs import build_model, train_shard
 
 METHODS = ("baseline", "sgt", "challenger")

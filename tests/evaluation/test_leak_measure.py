@@ -10,6 +10,7 @@ from experiments import planned, prepare_data
 from small_evaluation import CPU, shrink, subject_of
 from torch import nn
 
+from attrreg.columns import TABLES
 from attrreg.data.prepare import prepare
 from attrreg.data.sources import read_pool
 from attrreg.data.subsets import draw_subsets, read_subset
@@ -18,7 +19,7 @@ from attrreg.evaluation.leak_measure import leak as measured
 from attrreg.evaluation.leak_probe import STEPS, probe
 from attrreg.evaluation.scores import evaluate_shard
 from attrreg.protocol import Evaluation
-from attrreg.tables import TABLES, collect
+from attrreg.tables import collect
 from attrreg.training.runs import train_shard
 
 NAMES = ("leak-channel", "leak-image", "leak-label")

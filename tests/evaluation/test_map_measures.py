@@ -16,13 +16,13 @@ from small_evaluation import (
     subject_of,
 )
 
+from attrreg.columns import KEYS, TABLES
 from attrreg.data.prepare import prepare
 from attrreg.evaluation.map_measures import CHANCE, RADIUS, dropped, erased, sensitive
 from attrreg.evaluation.predict import predict
 from attrreg.evaluation.saliency import SALIENCIES
 from attrreg.evaluation.subject import HeldOut
 from attrreg.protocol import Evaluation
-from attrreg.tables import KEYS, TABLES
 
 RUNS = {(run.method, run.seed): run for run in planned({"grid.methods": ["baseline", "sgt"]}).runs}
 RUN = RUNS["baseline", 0]

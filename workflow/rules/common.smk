@@ -6,7 +6,8 @@ from snakemake.exceptions import WorkflowError
 
 from attrreg import catalogue
 from attrreg.claims.specification import read_claims, select
-from attrreg.config import ConfigError, read_experiment
+from attrreg.columns import TABLES
+from attrreg.config import read_experiment
 from attrreg.other_sets import sets_beside
 from attrreg.plan import (
     evaluated_after,
@@ -29,7 +30,7 @@ try:
         PLAN.experiment.claims,
         PLAN.experiment.statistics.least,
     )
-except (ConfigError, ValueError) as error:
+except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 FOLDER = PLAN.folder(RESULTS)
@@ -45,11 +46,6 @@ config["tuning"] = quoted(PLAN.experiment)
 DATASETS = {each.key: each for each in PLAN.experiment.prepared()}
 SHARDS = {shard.name: shard for shard in PLAN.shards}
 FORMATS = ["svg", "png", "pdf"]
-TABLES = [
-    *("metrics", "cost", "curves", "reliability", "history", "failures"),
-    *("classes", "localization", "faithfulness", "accuracy_drop", "erasure", "cross"),
-    *("shift", "leak", "zero_shot"),
-]
 
 
 def subsets_of_shard(wildcards):
