@@ -241,15 +241,9 @@ def evaluate(
     def work(planned: "Plan", runs: Any, device: Any, report: Any) -> Mapping[Any, str]:
         folder, protocol = planned.folder(results), planned.experiment.evaluation
         return evaluate_shard(
-            runs,
-            folder,
-            data,
-            protocol,
-            device,
-            retry_failed,
-            report,
-            neutral_runs(planned, runs),
-            crossed_runs(planned, runs),
+            *(runs, folder, data, protocol, device, retry_failed, report),
+            neutral=neutral_runs(planned, runs),
+            crossed=crossed_runs(planned, runs),
         )
 
     _work_through(work, "evaluation", config, shard, results, threads, stamp)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 # What tables read as missing.
-MISSING = {"", "#N/A", "N/A", "NA", "NULL", "None", "n/a", "null", "<NA>"}
+MISSING = {"N/A", "NA", "NULL", "None", "n/a", "null"}
 
 
 def _stays_a_name(name: str) -> str:

@@ -180,10 +180,11 @@ class Recipe(Strict):
 
     def all_steps(self, train_size: int) -> int:
         """Return the number of steps of a run and of the models of its cross-fitting."""
-        size, steps = train_size, self.run_steps(train_size)
-        for number in range(self.selection.folds or 0):
-            steps += self.total_steps(size - len(range(number, size, self.selection.folds or 1)))
-        return steps
+        folds = self.selection.folds or 0
+        left_out = [len(range(number, train_size, folds)) for number in range(folds)]
+        return self.run_steps(train_size) + sum(
+            self.total_steps(train_size - each) for each in left_out
+        )
 
     def total_steps(self, train_size: int) -> int:
         """Return the number of optimiser steps for a training set of that size."""

@@ -100,11 +100,11 @@ class TrainingSet:
         """Return the samples before a place, and those from there on."""
         return self._part(slice(at)), self._part(slice(at, None))
 
-    def without(self, fold: Sequence[int]) -> "tuple[TrainingSet, TrainingSet]":
-        """Return the samples at other places than these, and those at them."""
-        inside = torch.zeros(len(self), dtype=torch.bool)
-        inside[list(fold)] = True
-        return self._part(~inside), self._part(inside)
+    def without(self, places: Sequence[int]) -> "TrainingSet":
+        """Return the samples at other places than these."""
+        kept = torch.ones(len(self), dtype=torch.bool)
+        kept[list(places)] = False
+        return self._part(kept)
 
     def _part(self, which: slice | Tensor) -> "TrainingSet":
         def part(values: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from attrreg.attribution import UnsupportedOperation
-from attrreg.evaluation import occlusion
-from attrreg.evaluation.erasure import Erasure, erasure, relative_erasure
+from attrreg.evaluation.erasure import Erasure, RelativeErasure, erasure, relative_erasure
 from attrreg.evaluation.faithfulness import (
     Deletion,
     RelevanceGain,
     accuracy_drop,
+    area_under,
     symmetric_relevance_gain,
 )
 from attrreg.evaluation.localization import average, localization
@@ -71,7 +71,7 @@ def faithful(subject: Subject) -> Found:
         for place, (fill, gain) in enumerate(gains.items()):
             metrics[f"srg-{name}" + (f"@{fill}" if place else "")] = gain.accuracy
             rows += [{"map": name, "fill": fill} | row for row in _both_curves(gain)]
-    predictions = predict(subject.model, x).argmax(1)
+    predictions = subject.sample_logits.argmax(1)
     cosine = average(gradient_cosine(subject.model, x, predictions))
     return metrics | {"gradient-cosine": cosine.mean}, {"faithfulness": rows}
 
@@ -89,12 +89,12 @@ def dropped(subject: Subject) -> Found:
     saliencies = {}
     for name in SALIENCIES:
         try:
-            saliencies[name] = subject.maps(name, x)
+            saliencies[name] = subject.sample_map(name)
         except UnsupportedOperation as error:
             log.warning("%s: no accuracy drop by %s: %s", subject.run.name, name, error)
     generator = subject.generator("accuracy-drop")
     drops = accuracy_drop(subject.model, x, y, saliencies, settings.fractions, generator=generator)
-    clean = (subject.logits[subject.sample].argmax(1) == y).double().mean().cpu()
+    clean = (subject.sample_logits.argmax(1) == y).double().mean().cpu()
     by_chance = _area(drops["random"])
     metrics = {f"accuracy-drop-{name}": by_chance - _area(each) for name, each in drops.items()}
     metrics["accuracy-drop-random"] = clean - by_chance
@@ -119,16 +119,19 @@ def erased(subject: Subject) -> Found:
     shuffled = subject.generator("erasure", "chance")
     shape = subject.sample_maps[settings.maps[0]].shape
     by_chance = [of(torch.rand(shape, generator=shuffled, device=x.device)) for _ in range(CHANCE)]
+    chance = {
+        score: float(torch.stack([getattr(each, score).mean() for each in by_chance]).mean())
+        for score in RelativeErasure._fields
+    }
     metrics: dict[str, Tensor] = {}
     rows: Rows = []
     for name, maps in subject.sample_maps.items():
         found = of(maps)
         for score, relative in relative_erasure(found, by_chance)._asdict().items():
-            chance = torch.stack([getattr(each, score).mean() for each in by_chance]).mean()
             metrics[f"{score}-{name}"] = relative
             rows.append(
                 {"map": name, "score": score, "value": float(getattr(found, score).mean())}
-                | {"chance": float(chance), "empty": float(found.empty.mean())}
+                | {"chance": chance[score], "empty": float(found.empty.mean())}
                 | {"relative": float(relative)}
             )
     return metrics, {"erasure": rows}
@@ -140,7 +143,7 @@ def sensitive(subject: Subject) -> Found:
     The class that is explained is that of the unmoved input; randomness of the maps is held.
     """
     x, _ = subject.sampled()
-    explained = predict(subject.model, x).argmax(1)
+    explained = subject.sample_logits.argmax(1)
     low, high = (torch.tensor(each) for each in subject.held_out.bounds)
     radius = RADIUS * float((high - low).mean())
     metrics = {}
@@ -187,7 +190,7 @@ def crossed(subject: Subject) -> Found:
 
 
 def _area(curve: Deletion) -> Tensor:
-    return occlusion.area_under(curve.fractions, curve.accuracy)
+    return area_under(curve.fractions, curve.accuracy)
 
 
 def _both_curves(gain: RelevanceGain) -> Rows:

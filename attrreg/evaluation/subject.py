@@ -222,10 +222,25 @@ class Subject:
         return selection.regime, predict(self.model, x), y
 
     @cached_property
+    def sample_logits(self) -> Tensor:
+        """Of the sample, (n, classes)."""
+        return self.logits[self.sample]
+
+    def sample_map(self, name: str) -> Tensor:
+        """Return what a saliency or a rule finds of the sample, (n, *features); made once."""
+        if name not in self.made:
+            self.made[name] = self.maps(name, self.sampled()[0])
+        return self.made[name]
+
+    @cached_property
+    def made(self) -> dict[str, Tensor]:
+        """Maps of the sample by name, as far as they were needed."""
+        return {}
+
+    @property
     def sample_maps(self) -> dict[str, Tensor]:
-        """What each map of the protocol finds of the sample, (n, *features)."""
-        x, _ = self.sampled()
-        return {name: self.maps(name, x) for name in self.settings.maps}
+        """What each map of the protocol finds of the sample."""
+        return {name: self.sample_map(name) for name in self.settings.maps}
 
     def initial(self) -> nn.Module:
         """Return the model before its training."""

@@ -287,11 +287,11 @@ class _Work:
         if self.run.matched is None:
             return self.run.recipe
         size, other = self.run.train_size, self.run.matched[1]
+        kept = other.selection.kept(size)
         if self.run.fold is not None:
-            left_out = self.run.recipe.selection.fold(self.subset.labels.tolist(), self.run.fold)
-            steps = round(budget["ratio"] * other.total_steps(size - len(left_out)))
-        else:
-            steps = round(budget["ratio"] * other.run_steps(size))
+            selection = self.run.recipe.selection
+            kept = size - len(selection.fold(self.subset.labels.tolist(), self.run.fold))
+        steps = round(budget["ratio"] * other.total_steps(kept))
         return self.run.recipe.model_copy(update={"steps": max(1, steps), "epochs": None})
 
     def prepared(self, composition: Composition, recipe: Recipe) -> Training:
@@ -318,16 +318,19 @@ def prepare(
             lambda name: stream_seed(name, run.dataset, run.train_size, run.seed), device
         ),
         precision,
-        None if run.fold is not None else held_back,  # a fold chooses nothing
+        held_back,
         execution.capture,
     )
 
 
 def parts_of(run: Run, whole: TrainingSet) -> tuple[TrainingSet, TrainingSet | None]:
-    """Return the samples that a run is trained on, and those of its label budget that it is not."""
+    """Return the samples that a run is trained on, and those that it holds back.
+
+    A fold of a cross-fitting holds nothing back: what it leaves out chooses nothing in training.
+    """
     selection = run.recipe.selection
     if run.fold is not None:
-        return whole.without(selection.fold(whole.y.tolist(), run.fold))
+        return whole.without(selection.fold(whole.y.tolist(), run.fold)), None
     kept = selection.kept(len(whole))
     return whole.split(kept) if kept < len(whole) else (whole, None)
 
