@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     Tag,
@@ -17,6 +16,7 @@ from pydantic import (
 from attrreg import catalogue
 from attrreg.laws import SubsetLaw, total
 from attrreg.messages import explain
+from attrreg.names import Name
 from attrreg.parameters import Composition
 from attrreg.recipe import Recipe, Strict
 from attrreg.variant import Variant
@@ -30,36 +30,6 @@ __all__ = [
     "merged",
     "name_of",
     "named",
-]
-
-
-# What tables read as missing.
-MISSING = {"N/A", "NA", "NULL", "None", "n/a", "null"}
-
-
-def _stays_a_name(name: str) -> str:
-    try:
-        float(name)
-    except ValueError:
-        if name not in MISSING:
-            return name
-    raise ValueError(
-        f"{name!r} would be read from tables as a number or as missing: give a name with a letter "
-        "that makes it a word"
-    )
-
-
-def _no_second_slash(name: str) -> str:
-    if "--" in name:
-        raise ValueError(f"{name!r} has '--', which stands for '/' in paths: use a single '-'")
-    return name
-
-
-Name = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)?$"),
-    AfterValidator(_no_second_slash),
-    AfterValidator(_stays_a_name),
 ]
 
 
